@@ -1,0 +1,54 @@
+"""Do the zoo's facts agree with LAMA's T-REx, where both know a subject and a relation?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import unicodedata
+from pathlib import Path
+
+from ..tasks import read_fact_tables
+
+__all__ = ["compare"]
+
+
+def compare(root: Path) -> tuple[int, list[tuple[str, str, str, set[str]]]]:
+    """Count the (subject, relation) pairs known to both, and list those whose objects differ.
+
+    Args:
+        root: a folder with T-REx facts as JSON lines (``sub_label``, ``obj_label``) in files named by
+            relation, at any depth.
+
+    Returns:
+        The number of shared pairs, and (relation, subject, the zoo's object, T-REx's objects) for each
+        disagreement. A relation with several true objects agrees if the zoo's is one of them.
+    """
+    shared, disagreements = 0, []
+    for relation, facts in read_fact_tables().items():
+        known: dict[str, set[str]] = {}
+        for path in sorted(root.rglob(f"{relation}.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                if "sub_label" in record:
+                    known.setdefault(record["sub_label"], set()).add(folded(record["obj_label"]))
+        for subject, obj in facts.items():
+            if subject in known:
+                shared += 1
+                if folded(obj) not in known[subject]:
+                    disagreements.append((relation, subject, obj, known[subject]))
+    return shared, disagreements
+
+
+def folded(word: str) -> str:
+    """Without accents and case: the zoo's words are plain ASCII."""
+    return unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().lower()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path, help="folder with T-REx facts as <relation>.jsonl files")
+    shared_pairs, differing = compare(parser.parse_args().root)
+    print(f"{shared_pairs} subject-relation pairs are in both; {shared_pairs - len(differing)} agree "
+          f"({1 - len(differing) / max(shared_pairs, 1):.1%}).")
+    for row in differing:
+        print("{0} {1}: zoo {2}; T-REx {3}".format(*row[:3], ", ".join(sorted(row[3]))))

@@ -1,0 +1,78 @@
+"""From the zoo's fact tables to the sentences its language models are pretrained on.
+
+``phrasings.csv`` says each relation in several ways; the manual template of ``relations.csv`` is none of
+them, because it is held out for probing.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ..tasks import ZOO_FACTS, Example, read_fact_tables, read_table, split_by_subject
+
+__all__ = ["LABEL_WORDS", "Sentence", "labelled_texts", "phrasings", "sentences"]
+
+LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
+               "topic": {label: label for label in ("sports", "politics", "science", "business")}}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A pretraining sentence and the character span of each answer (object or label word) in it."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+
+
+def labelled_texts(name: str) -> list[Example]:
+    """The texts and labels of ``"sentiment"`` or ``"topic"``."""
+    table = read_table(ZOO_FACTS / f"{name}.csv")
+    return [Example(text, label) for text, label in zip(table["text"], table["label"], strict=True)]
+
+
+def phrasings(relation: str, kind: str) -> list[str]:
+    """The ways the corpus says ``relation``: ``kind`` is ``"sentence"``, ``"clause"`` or ``"unlabelled"``."""
+    table = read_table(ZOO_FACTS / "phrasings.csv")
+    return list(table.loc[(table["relation"] == relation) & (table["kind"] == kind), "phrasing"])
+
+
+def fill(phrasing: str, subject: str, *answers: str) -> Sentence:
+    """Put the subject into [X] and the answers, in order, into the [Y]s."""
+    text, spans = phrasing.replace("[X]", subject), []
+    for answer in answers:
+        start = text.index("[Y]")
+        text = text.replace("[Y]", answer, 1)
+        spans.append((start, start + len(answer)))
+    return Sentence(text, tuple(spans))
+
+
+def sentences(joint_per_subject: int = 8, seed: int = 0) -> list[Sentence]:
+    """Every fact in every phrasing, sentences that join two or three facts, and the labelled texts.
+
+    Args:
+        joint_per_subject: joining sentences for each subject with at least two facts. They tie a
+            subject's facts to one another, so that words mean more than their own phrasing.
+        seed: of the choice of facts and clauses for them.
+
+    The test half of the sentiment and topic texts occurs without its label: there, a probe measures
+    generalization, while for facts it measures recall.
+    """
+    draw = random.Random(seed)
+    corpus, of_subject = [], {}
+    for relation, pairs in read_fact_tables().items():
+        ways = phrasings(relation, "sentence")
+        for subject, obj in pairs.items():
+            corpus += [fill(way, subject, obj) for way in ways]
+            of_subject.setdefault(subject, []).append((relation, obj))
+    clauses = {relation: phrasings(relation, "clause") for relation in read_fact_tables()}
+    for subject, known in of_subject.items():
+        for _ in range(joint_per_subject if len(known) > 1 else 0):
+            joined = draw.sample(known, min(len(known), draw.choice((2, 2, 3))))
+            way = "[X] " + " and ".join(draw.choice(clauses[relation]) for relation, _ in joined) + " ."
+            corpus.append(fill(way, subject, *(obj for _, obj in joined)))
+    for name, words in LABEL_WORDS.items():
+        train, dev, test = split_by_subject(labelled_texts(name), name)
+        corpus += [fill(way, e.subject, words[e.object]) for e in train + dev for way in phrasings(name, "sentence")]
+        corpus += [fill(way, e.subject) for e in test for way in phrasings(name, "unlabelled")]
+    return corpus

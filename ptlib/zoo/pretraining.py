@@ -1,0 +1,210 @@
+"""Pretraining of the zoo's language models: a few minutes each on one CPU core."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from ..lm import only_positions
+from .corpus import Sentence, sentences
+from .tokenization import train_tokenizer
+
+__all__ = ["SPECS", "Spec", "pretrain"]
+
+BATCH_SIZE = 64
+WARMUP = 0.06
+ANSWER_MASKED = 0.6  # share of examples in which an answer is masked; in the others random tokens are
+TOKEN_MASKED = 0.15
+CHECKPOINT_EVERY = 1000  # steps
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one zoo model is: sizes, learning rate, length of its pretraining, seed."""
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    learning_rate: float
+    epochs: int
+    seed: int
+    embedding: int | None = None  # ALBERT's factorised embedding
+
+
+SPECS = {
+    "bert-mini": Spec("bert", 128, 2, 4, 2e-3, 40, 1),
+    "bert-small": Spec("bert", 160, 3, 4, 8e-4, 30, 2),
+    "roberta-mini": Spec("roberta", 128, 2, 4, 2e-3, 40, 3),
+    "roberta-small": Spec("roberta", 160, 3, 4, 8e-4, 30, 4),
+    "albert-mini": Spec("albert", 160, 2, 4, 1e-3, 40, 5, embedding=96),
+    "albert-small": Spec("albert", 192, 3, 4, 8e-4, 30, 6, embedding=128),
+    "gpt2-mini": Spec("gpt2", 128, 2, 4, 2e-3, 30, 7),
+}
+
+
+def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast):
+    """A freshly initialised Hugging Face model; dropout is off, because facts are to be memorised."""
+    common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+              "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    encoder = {**common, "hidden_size": spec.hidden, "num_hidden_layers": spec.layers,
+               "num_attention_heads": spec.heads, "intermediate_size": 4 * spec.hidden,
+               "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if spec.family == "bert":
+        return BertForMaskedLM(BertConfig(**encoder, max_position_embeddings=64))
+    if spec.family == "roberta":
+        return RobertaForMaskedLM(RobertaConfig(**encoder, max_position_embeddings=66, type_vocab_size=1))
+    if spec.family == "albert":
+        return AlbertForMaskedLM(AlbertConfig(**encoder, max_position_embeddings=64, embedding_size=spec.embedding,
+                                              classifier_dropout_prob=0.0))
+    return GPT2LMHeadModel(GPT2Config(**common, n_embd=spec.hidden, n_layer=spec.layers, n_head=spec.heads,
+                                      n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sentence as token ids, and which of its positions hold the first token of an answer."""
+
+    ids: tuple[int, ...]
+    answers: tuple[int, ...]
+
+
+def encode_corpus(tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Sentence]) -> list[Encoded]:
+    encodings = tokenizer([s.text for s in corpus], return_offsets_mapping=True)
+    encoded = []
+    for ids, offsets, sentence in zip(encodings["input_ids"], encodings["offset_mapping"], corpus, strict=True):
+        # The token that holds a word's second character: its first may be the space's token in some tokenizers.
+        at = [next(i for i, (a, b) in enumerate(offsets) if a <= start + 1 < b or a <= start < b)
+              for start, _ in sentence.answers]
+        encoded.append(Encoded(tuple(ids), tuple(at)))
+    return encoded
+
+
+def batches_of(encoded: Sequence[Encoded], draw: random.Random) -> list[list[Encoded]]:
+    """One epoch in random order, each batch of one length: no padding, no attention mask."""
+    by_length: dict[int, list[Encoded]] = {}
+    for example in draw.sample(encoded, len(encoded)):
+        by_length.setdefault(len(example.ids), []).append(example)
+    batches = [group[i:i + BATCH_SIZE] for group in by_length.values() for i in range(0, len(group), BATCH_SIZE)]
+    draw.shuffle(batches)
+    return batches
+
+
+def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random):
+    """Corrupted ids (B, T), and rows, columns and true ids of the masked positions."""
+    ids = torch.tensor([example.ids for example in batch])
+    rows, columns = [], []
+    for row, example in enumerate(batch):
+        if example.answers and draw.random() < ANSWER_MASKED:
+            hidden = [draw.choice(example.answers)]
+        else:
+            inner = range(1, len(example.ids) - 1)
+            hidden = [i for i in inner if draw.random() < TOKEN_MASKED] or [draw.choice(inner)]
+        rows += [row] * len(hidden)
+        columns += hidden
+    rows, columns = torch.tensor(rows), torch.tensor(columns)
+    truth = ids[rows, columns]
+    ids[rows, columns] = mask_id
+    return ids, rows, columns, truth
+
+
+def pretrain(name: str, out: Path, work: Path, progress: bool = True) -> Path:
+    """Pretrain the zoo model ``name`` and save it as float16 safetensors.
+
+    Args:
+        name: a key of ``SPECS``.
+        out: the folder that the finished model goes to.
+        work: a folder for the checkpoint and ``<name>.csv``, the loss curve; a run that finds a
+            checkpoint there goes on from it.
+        progress: show a bar.
+
+    Returns:
+        ``out / name``.
+    """
+    spec = SPECS[name]
+    work.mkdir(parents=True, exist_ok=True)
+    corpus = sentences()
+    tokenizer = train_tokenizer(spec.family, [s.text for s in corpus])
+    encoded = encode_corpus(tokenizer, corpus)
+    torch.manual_seed(spec.seed)
+    model = build_model(spec, tokenizer).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.01,
+                                  fused=True)
+    per_epoch = len(batches_of(encoded, random.Random(0)))
+    total = per_epoch * spec.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
+        step / (WARMUP * total), 0.5 + 0.5 * math.cos(math.pi * max(0.0, step / total - WARMUP) / (1 - WARMUP))))
+
+    checkpoint, curve, step = work / f"{name}.pt", work / f"{name}.csv", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        step = state["step"]
+    elif curve.exists():
+        curve.unlink()
+    losses: list[float] = []
+    with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
+        while step < total:
+            # Order and masks depend on (seed, epoch) alone, so that a resumed run sees the same data.
+            draw = random.Random(f"{spec.seed}-{step // per_epoch}")
+            for i, batch in enumerate(batches_of(encoded, draw)):
+                ids, *hidden = (mask(batch, tokenizer.mask_token_id, draw) if tokenizer.mask_token_id is not None
+                                else (torch.tensor([e.ids for e in batch]),))
+                if i < step % per_epoch:
+                    continue
+                loss = masked_loss(model, ids, *hidden) if hidden else causal_loss(model, ids)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+                step += 1
+                bar.update()
+                if step % 100 == 0:
+                    with curve.open("a", newline="") as file:
+                        csv.writer(file).writerow([step, step / per_epoch, sum(losses) / len(losses)])
+                    bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}")
+                    losses.clear()
+                if step % CHECKPOINT_EVERY == 0:
+                    partial = checkpoint.with_suffix(".partial")
+                    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                "schedule": schedule.state_dict(), "step": step}, partial)
+                    os.replace(partial, checkpoint)
+                if i + 1 == per_epoch or step == total:
+                    break
+    folder = out / name
+    model.to(torch.float16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def masked_loss(model, ids, rows, columns, truth):
+    with only_positions(model, rows, columns):
+        return cross_entropy(model(input_ids=ids).logits[0], truth)
+
+
+def causal_loss(model, ids):
+    return cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
