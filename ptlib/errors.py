@@ -1,6 +1,6 @@
 """Errors: one sentence that says what was given, what was expected and the way out."""
 
-__all__ = ["AnchorError", "ModelLoadError", "PromptMismatchError", "PromptTransferError", "TaskError"]
+__all__ = ["AnchorError", "ModelLoadError", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "TaskError"]
 
 
 class PromptTransferError(Exception):
@@ -21,3 +21,7 @@ class AnchorError(PromptTransferError):
 
 class PromptMismatchError(PromptTransferError):
     """A prompt does not belong to the language model or the template it is used with."""
+
+
+class PromptLoadError(PromptTransferError):
+    """A prompt file is missing or unreadable."""

@@ -78,17 +78,19 @@ class LanguageModel:
         return framed[:start], framed[start + len(bare):]
 
     def tokenize(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenize_many([text])[0]
+
+    def tokenize_many(self, texts: Iterable[str]) -> list[list[int]]:
+        texts = list(texts)
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
     def word_ids(self, words: Iterable[str]) -> list[int | None]:
         """The one token that each word is after a space, or None where it is several or unknown."""
         words = list(words)
         new = [word for word in dict.fromkeys(words) if word not in self._ids]
-        if new:
-            encodings = self.tokenizer([" " + word for word in new], add_special_tokens=False)["input_ids"]
-            special = set(self.tokenizer.all_special_ids)
-            for word, ids in zip(new, encodings, strict=True):
-                self._ids[word] = ids[0] if len(ids) == 1 and ids[0] not in special else None
+        special = set(self.tokenizer.all_special_ids)
+        for word, ids in zip(new, self.tokenize_many(" " + word for word in new), strict=True):
+            self._ids[word] = ids[0] if len(ids) == 1 and ids[0] not in special else None
         return [self._ids[word] for word in words]
 
     @cached_property

@@ -1,0 +1,122 @@
+"""Prompts: the vectors that stand in a template, and where they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import PromptLoadError, PromptMismatchError, TaskError
+from .lm import LanguageModel
+from .tasks import Task
+from .templates import Template
+
+__all__ = ["Prompt", "default_template", "manual_prompt", "random_prompt", "random_vectors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt for one language model.
+
+    Attributes:
+        vectors: (m, d) float32; m is 0 for a prompt of words alone.
+        template: with m prompt slots, such as ``"[X] [V]*5 [Y] ."``.
+        lm_name, lm_fingerprint: the LM in whose embedding space the vectors live.
+        task: name of the task that it is for, or None.
+        meta: JSON-able record of how it was made.
+    """
+
+    vectors: Tensor
+    template: str
+    lm_name: str
+    lm_fingerprint: str
+    task: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        slots = Template(self.template).num_vectors
+        if self.vectors.ndim != 2 or len(self.vectors) != slots:
+            raise PromptMismatchError(f"template {self.template!r} has {slots} prompt slots, but the vectors have the "
+                                      f"shape {tuple(self.vectors.shape)}; expected ({slots}, d)")
+
+    def __repr__(self) -> str:
+        return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task})"
+
+    def check(self, lm: LanguageModel) -> None:
+        """Raise PromptMismatchError unless the prompt was made for ``lm``."""
+        advice = f"; move it first: ptlib.transfer(prompt, source=..., target={lm.name!r})"
+        if self.vectors.shape[1] != lm.dim:
+            raise PromptMismatchError(f"the prompt is {self.vectors.shape[1]} wide (made for {self.lm_name}), but "
+                                      f"{lm.name} has embeddings of width {lm.dim}{advice}")
+        if self.lm_fingerprint != lm.fingerprint:
+            raise PromptMismatchError(f"the prompt was made for {self.lm_name} (fingerprint {self.lm_fingerprint}), "
+                                      f"not for {lm.name} ({lm.fingerprint}){advice}")
+
+    def save(self, path: str | Path) -> Path:
+        """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"template": self.template, "lm_name": self.lm_name, "lm_fingerprint": self.lm_fingerprint,
+                 "task": self.task, "meta": self.meta}
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            save_file({"vectors": self.vectors.contiguous()}, partial, metadata={"ptlib": json.dumps(about)})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prompt:
+        """Read what ``save`` wrote.
+
+        Raises:
+            PromptLoadError: the file is missing, corrupt, or holds no prompt.
+        """
+        expected = "expected a file that Prompt.save wrote"
+        if not Path(path).is_file():
+            raise PromptLoadError(f"there is no file {path}; {expected}")
+        try:
+            with safe_open(str(path), "pt") as file:
+                about = json.loads(file.metadata()["ptlib"])
+                return cls(file.get_tensor("vectors"), **about)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise PromptLoadError(f"{path} holds no readable prompt ({error}); {expected}") from error
+
+
+def default_template(num_vectors: int) -> str:
+    """OptiPrompt's layout (Zhong et al. 2021): subject, vectors, answer."""
+    return f"[X] [V]*{num_vectors} [Y] ."
+
+
+def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
+    """The task's manual template, as a prompt of words.
+
+    Raises:
+        TaskError: the task has none.
+    """
+    if task.manual_template is None:
+        raise TaskError(f"task {task.name!r} has no manual template; name its file after a relation that a LAMA "
+                        "relations.jsonl beside it describes, or evaluate a Prompt with a template of your own")
+    return Prompt(torch.zeros(0, lm.dim), task.manual_template, lm.name, lm.fingerprint, task.name,
+                  {"method": "manual"})
+
+
+def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """(*shape, d) normal draws with the mean and standard deviation of all entries of the embedding table."""
+    noise = torch.randn(*shape, lm.dim, generator=generator)
+    return noise * lm.embeddings.std().cpu() + lm.embeddings.mean().cpu()
+
+
+def random_prompt(lm: LanguageModel, num_vectors: int = 5, seed: int = 0) -> Prompt:
+    """Random vectors on the scale of the LM's embeddings: where tuning starts, and a baseline."""
+    vectors = random_vectors(lm, (num_vectors,), torch.Generator().manual_seed(seed))
+    return Prompt(vectors, default_template(num_vectors), lm.name, lm.fingerprint, None,
+                  {"method": "random", "seed": seed})
