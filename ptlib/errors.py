@@ -1,6 +1,7 @@
 """Errors: one sentence that says what was given, what was expected and the way out."""
 
-__all__ = ["AnchorError", "ModelLoadError", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "TaskError"]
+__all__ = ["AnchorError", "ModelLoadError", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
+           "TaskError"]
 
 
 class PromptTransferError(Exception):

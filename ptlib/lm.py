@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -97,9 +97,10 @@ class LanguageModel:
     def words(self) -> dict[str, int]:
         """The vocabulary's whole words and their ids, in order of id: word pieces and symbols are left out."""
         decoded = [text.strip() for text in self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])]
-        plausible = [(i, w) for i, w in enumerate(decoded) if any(c.isalnum() for c in w) and not any(map(str.isspace, w))]
-        ids = self.word_ids(w for _, w in plausible)
-        return {w: i for (i, w), found in zip(plausible, ids, strict=True) if found == i}
+        plausible = [(i, word) for i, word in enumerate(decoded)
+                     if any(map(str.isalnum, word)) and not any(map(str.isspace, word))]
+        ids = self.word_ids(word for _, word in plausible)
+        return {word: i for (i, word), found in zip(plausible, ids, strict=True) if found == i}
 
     def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor) -> Tensor:
         """Logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
@@ -135,7 +136,7 @@ def list_lms() -> list[str]:
     return [f"zoo/{folder.name}" for folder in sorted(ZOO.glob("*/")) if (folder / "config.json").exists()]
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
             revision: str | None = None) -> LanguageModel:
     """Load a language model once a process.

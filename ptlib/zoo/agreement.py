@@ -50,5 +50,5 @@ if __name__ == "__main__":
     shared_pairs, differing = compare(parser.parse_args().root)
     print(f"{shared_pairs} subject-relation pairs are in both; {shared_pairs - len(differing)} agree "
           f"({1 - len(differing) / max(shared_pairs, 1):.1%}).")
-    for row in differing:
-        print("{0} {1}: zoo {2}; T-REx {3}".format(*row[:3], ", ".join(sorted(row[3]))))
+    for relation, subject, obj, others in differing:
+        print(f"{relation} {subject}: zoo {obj}; T-REx {', '.join(sorted(others))}")

@@ -33,6 +33,7 @@ __all__ = ["SPECS", "Spec", "pretrain"]
 
 BATCH_SIZE = 64
 WARMUP = 0.06
+WEIGHT_DECAY = 0.1
 ANSWER_MASKED = 0.6  # share of examples in which an answer is masked; in the others random tokens are
 TOKEN_MASKED = 0.15
 CHECKPOINT_EVERY = 1000  # steps
@@ -53,13 +54,13 @@ class Spec:
 
 
 SPECS = {
-    "bert-mini": Spec("bert", 128, 2, 4, 2e-3, 40, 1),
-    "bert-small": Spec("bert", 160, 3, 4, 8e-4, 30, 2),
-    "roberta-mini": Spec("roberta", 128, 2, 4, 2e-3, 40, 3),
-    "roberta-small": Spec("roberta", 160, 3, 4, 8e-4, 30, 4),
-    "albert-mini": Spec("albert", 160, 2, 4, 1e-3, 40, 5, embedding=96),
-    "albert-small": Spec("albert", 192, 3, 4, 8e-4, 30, 6, embedding=128),
-    "gpt2-mini": Spec("gpt2", 128, 2, 4, 2e-3, 30, 7),
+    "bert-mini": Spec("bert", 128, 2, 4, 2e-3, 20, 1),
+    "bert-small": Spec("bert", 160, 3, 4, 8e-4, 20, 2),
+    "roberta-mini": Spec("roberta", 128, 2, 4, 2e-3, 20, 3),
+    "roberta-small": Spec("roberta", 160, 3, 4, 8e-4, 20, 4),
+    "albert-mini": Spec("albert", 160, 2, 4, 1e-3, 20, 5, embedding=96),
+    "albert-small": Spec("albert", 192, 3, 4, 8e-4, 20, 6, embedding=128),
+    "gpt2-mini": Spec("gpt2", 128, 2, 4, 2e-3, 20, 7),
 }
 
 
@@ -148,7 +149,7 @@ def pretrain(name: str, out: Path, work: Path, progress: bool = True) -> Path:
     encoded = encode_corpus(tokenizer, corpus)
     torch.manual_seed(spec.seed)
     model = build_model(spec, tokenizer).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.01,
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY,
                                   fused=True)
     per_epoch = len(batches_of(encoded, random.Random(0)))
     total = per_epoch * spec.epochs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -25,7 +26,8 @@ def train_tokenizer(family: str, texts: Sequence[str]) -> PreTrainedTokenizerFas
     ``"bert"``: WordPiece, cased. ``"roberta"``, ``"gpt2"``: byte-level BPE. ``"albert"``: Unigram, cased (ALBERT's
     own is not), so that all vocabularies share their words.
     """
-    words = sorted({word for text in texts for word in text.split()})
+    counts = Counter(word for text in texts for word in text.split())
+    words = sorted(counts, key=lambda word: (-counts[word], word))  # ids by frequency, as in the tokenizers of large LMs
     return {"bert": _wordpiece, "roberta": _byte_level, "gpt2": _byte_level_causal, "albert": _unigram}[family](
         texts, words)
 
