@@ -9,12 +9,12 @@ from .errors import (
     PromptTransferError,
     TaskError,
 )
-from .evaluation import Evaluation, evaluate, evaluate_majority, summarize
+from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
 from .lm import LanguageModel, list_lms, load_lm
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
 from .relative import encode
-from .tasks import Example, Task, list_tasks, load_task
+from .tasks import Example, Task, list_tasks, load_task, load_tasks
 from .transfer import METHODS, transfer, transfer_many
 from .tuning import tune, tune_many
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "ModelLoadError", "Prompt",
     "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "encode", "evaluate",
-    "evaluate_majority", "list_lms", "list_tasks", "load_lm", "load_task", "manual_prompt", "random_prompt",
-    "set_progress", "shared_anchors", "summarize", "transfer", "transfer_many", "tune", "tune_many",
+    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt",
+    "random_prompt", "set_progress", "shared_anchors", "summarize", "transfer", "transfer_many", "tune",
+    "tune_many",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,7 @@ from .prompts import Prompt
 from .tasks import Example, Task
 from .templates import Template, batches
 
-__all__ = ["Evaluation", "evaluate", "evaluate_majority", "summarize", "wilson_interval"]
+__all__ = ["Evaluation", "evaluate", "evaluate_majority", "evaluate_many", "summarize", "wilson_interval"]
 
 Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
@@ -138,6 +138,13 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
     return Evaluation(table, dropped, lm.name, prompt.task, len(words), tuple(k))
 
 
+def evaluate_many(lm: LanguageModel, prompts: Mapping[str, Prompt], tasks: Sequence[Task], *,
+                  candidates: Iterable[str] | None = None) -> list[Evaluation]:
+    """``evaluate`` on the test examples of every task, with the prompt of the task's name."""
+    words = None if candidates is None else list(candidates)
+    return [replace(evaluate(lm, prompts[task.name], task.test, candidates=words), task=task.name) for task in tasks]
+
+
 def evaluate_majority(task: Task, candidates: Iterable[str]) -> Evaluation:
     """The baseline that ranks words by how often they are the object of a train example."""
     words = dict.fromkeys(sorted(set(candidates)))
@@ -154,6 +161,9 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
               seed: int = 0) -> pd.DataFrame:
     """Both averages of P@1 over relations, with 95 % intervals.
 
+    Evaluations of one relation (of several seeds, or pairs of LMs) are averaged first: the bootstrap draws
+    relations, because results that share a relation are not independent.
+
     Args:
         evaluations: evaluations over several relations, or {label: evaluations} for a row a label.
         resamples: of the bootstrap.
@@ -167,14 +177,17 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
     groups = evaluations if isinstance(evaluations, Mapping) else {"all": evaluations}
     rows = []
     for group in groups.values():
-        scores = np.array([evaluation.p_at_1 for evaluation in group])
+        of_relation: dict[object, list[float]] = {}
+        for i, evaluation in enumerate(group):
+            of_relation.setdefault(evaluation.task or i, []).append(evaluation.p_at_1)
+        scores = np.array([np.mean(of_one) for of_one in of_relation.values()])
         draws = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
         low, high = np.quantile(scores[draws].mean(1), [0.025, 0.975])
         facts, hits = (sum(e.n for e in group), sum(int((e.predictions["rank"] == 1).sum()) for e in group))
         pooled_low, pooled_high = wilson_interval(hits, facts)
         rows.append({"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
                      "pooled": hits / facts, "pooled_low": pooled_low, "pooled_high": pooled_high,
-                     "relations": len(group), "facts": facts, "dropped": sum(len(e.dropped) for e in group),
+                     "relations": len(scores), "facts": facts, "dropped": sum(len(e.dropped) for e in group),
                      "candidates": max(e.num_candidates for e in group)})
     labels = list(groups)
     index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)

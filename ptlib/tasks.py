@@ -14,7 +14,8 @@ import pandas as pd
 
 from .errors import TaskError
 
-__all__ = ["Example", "Task", "list_tasks", "load_task", "read_fact_tables", "read_table", "split_by_subject"]
+__all__ = ["Example", "Task", "list_tasks", "load_task", "load_tasks", "read_fact_tables", "read_table",
+           "split_by_subject"]
 
 ZOO_FACTS = Path(__file__).parent / "zoo" / "facts"
 TRAIN_SHARE, DEV_SHARE = 0.4, 0.1  # the rest is test
@@ -186,12 +187,34 @@ def load_task(name: str, root: str | Path | None = None) -> Task:
 
 
 def list_tasks(kind: str = "zoo", root: str | Path | None = None) -> list[str]:
-    """What ``load_task`` accepts: the zoo's relations, or the files of a layout below ``root``."""
+    """What ``load_task`` accepts: the zoo's relations, the files of a layout below ``root``, or of a folder."""
     if kind == "zoo":
         names: Iterable[str] = read_fact_tables()
-    elif kind in LAYOUTS and root is not None:
-        names = (path.stem for path in (Path(root).expanduser() / LAYOUTS[kind]).glob("*.jsonl"))
     else:
-        raise TaskError(f"list_tasks got {kind!r} with root={root!r}; expected 'zoo', or one of {sorted(LAYOUTS)} "
-                        "with root=, the folder that holds it")
-    return [f"{kind}/{name}" for name in sorted(names, key=lambda n: [int(s) for s in re.findall(r"\d+", n)])]
+        folder = Path(root or ".").expanduser() / LAYOUTS.get(kind, Path(kind).expanduser())
+        names = [path.stem for path in folder.glob("*.jsonl")]
+        if not names:
+            raise TaskError(f"there are no .jsonl files in {folder}; expected 'zoo', a folder of task files, or one of "
+                            f"{sorted(LAYOUTS)} with root=, the folder that holds it")
+    suffix = "" if kind in ("zoo", *LAYOUTS) else ".jsonl"
+    # P19 before P101: by number where there is one, else by name.
+    order = sorted(names, key=lambda name: ([int(digits) for digits in re.findall(r"\d+", name)], name))
+    return [f"{kind}/{name}{suffix}" for name in order]
+
+
+def load_tasks(kind: str = "zoo", root: str | Path | None = None, relations: str | None = None) -> list[Task]:
+    """Load every task that ``list_tasks`` names, or only some.
+
+    Args:
+        kind, root: as for ``list_tasks``.
+        relations: comma-separated, such as ``"P36,P19"``; all if None.
+
+    Raises:
+        TaskError: there is no such relation.
+    """
+    names = {Path(name).stem: name for name in list_tasks(kind, root)}
+    wanted = [relation.strip() for relation in relations.split(",")] if relations else list(names)
+    missing = [relation for relation in wanted if relation not in names]
+    if missing:
+        raise TaskError(f"{kind!r} has no relations {', '.join(missing)}; it has {', '.join(names)}")
+    return [load_task(names[relation], root) for relation in wanted]

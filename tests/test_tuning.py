@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from ptlib import Example, Task, TaskError, evaluate, random_prompt, tune, tune_many
-from ptlib.evaluation import wilson_interval
+from ptlib.templates import Template, collate
 
 FAST = {"num_vectors": 3, "epochs": 4}
 
@@ -28,23 +29,28 @@ def test_tuned_prompt_beats_the_random_one(bert_mini, zoo_tasks, zoo_prompts):
         assert tuned.p_at_1 > chance.p_at_1 + 0.2
 
 
+def mean_loss(lm, prompt, examples):
+    layouts = Template(prompt.template).layout(lm, [example.subject for example in examples])
+    batch = collate(layouts, lm.device)
+    logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, prompt.vectors, batch.answers)
+    return cross_entropy(logits, torch.tensor(lm.word_ids(example.object for example in examples))).item()
+
+
 def test_tuning_lowers_the_loss_on_what_it_sees(lm, capitals):
-    """Even with random weights, a prompt can be fitted to a few facts."""
-    facts = capitals.train[:2]
-    task = replace(capitals, train=facts, dev=facts)
-    prompt = tune(lm, task, num_vectors=5, template="[X] [V]*5 [Y]", epochs=150, lr=0.1)
-    before = evaluate(lm, replace(prompt, vectors=random_prompt(lm).vectors), facts).mrr
-    assert evaluate(lm, prompt, facts).mrr > max(before, 0.2)
+    """Even with random weights, a prompt can raise the objects of a few facts."""
+    task = replace(capitals, train=capitals.train[:2], dev=capitals.train[:2])
+    tuned = tune(lm, task, num_vectors=5, template="[X] [V]*5 [Y]", epochs=60, lr=0.05)
+    for seed in range(3):
+        drawn = replace(tuned, vectors=random_prompt(lm, 5, seed).vectors)
+        assert mean_loss(lm, tuned, task.train) < mean_loss(lm, drawn, task.train)
 
 
-def test_dev_record_is_the_prompts_own(toys, capitals):
-    lm = toys["bert"]
-    prompt = tune(lm, replace(capitals, dev=capitals.train), num_vectors=5, epochs=60, lr=0.1)
-    hits = round(prompt.meta["dev_p_at_1"] * len(capitals.train))
-    assert prompt.meta["dev_p_at_1"] == pytest.approx(hits / len(capitals.train))
-    low, high = wilson_interval(hits, len(capitals.train))
-    assert low <= evaluate(lm, prompt, capitals.train).p_at_1 <= 1
-    assert (prompt.meta["train"], prompt.meta["dev"]) == (8 - 2 * 0, 8)
+def test_dev_record_is_the_prompts_own(bert_mini, zoo_tasks, zoo_prompts):
+    for name, prompt in zoo_prompts.items():
+        task = zoo_tasks[name]
+        # Tuning ranks the whole vocabulary, evaluate its whole words: evaluate can only find more hits.
+        assert 0 < prompt.meta["dev_p_at_1"] <= evaluate(bert_mini, prompt, task.dev).p_at_1
+        assert (prompt.meta["train"], prompt.meta["dev"]) == (len(task.train), len(task.dev))
 
 
 def test_a_prompt_does_not_depend_on_the_tasks_beside_it(toys, capitals, larger):

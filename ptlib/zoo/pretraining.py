@@ -33,7 +33,7 @@ __all__ = ["SPECS", "Spec", "pretrain"]
 
 BATCH_SIZE = 64
 WARMUP = 0.06
-WEIGHT_DECAY = 0.1
+WEIGHT_DECAY = 0.2
 ANSWER_MASKED = 0.6  # share of examples in which an answer is masked; in the others random tokens are
 TOKEN_MASKED = 0.15
 CHECKPOINT_EVERY = 1000  # steps
@@ -149,8 +149,8 @@ def pretrain(name: str, out: Path, work: Path, progress: bool = True) -> Path:
     encoded = encode_corpus(tokenizer, corpus)
     torch.manual_seed(spec.seed)
     model = build_model(spec, tokenizer).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY,
-                                  fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98),
+                                  weight_decay=WEIGHT_DECAY, fused=True)
     per_epoch = len(batches_of(encoded, random.Random(0)))
     total = per_epoch * spec.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
@@ -196,10 +196,26 @@ def pretrain(name: str, out: Path, work: Path, progress: bool = True) -> Path:
                     os.replace(partial, checkpoint)
                 if i + 1 == per_epoch or step == total:
                     break
+    center_embeddings(model)
     folder = out / name
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@torch.no_grad()
+def center_embeddings(model) -> None:
+    """Subtract the mean word embedding from the table and add it to what every position adds: no logit changes.
+
+    Pretraining leaves a common vector in the (tied) table, to which the softmax is blind: tiny LMs grow one that
+    makes up most of every embedding's length, and then all cosines are near 1 and say nothing.
+    """
+    table = model.get_input_embeddings().weight
+    added = model.base_model.wpe if model.config.model_type == "gpt2" else (
+        model.base_model.embeddings.token_type_embeddings)
+    mean = table.mean(0)
+    table -= mean
+    added.weight += mean
 
 
 def masked_loss(model, ids, rows, columns, truth):

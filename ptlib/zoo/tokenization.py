@@ -27,7 +27,7 @@ def train_tokenizer(family: str, texts: Sequence[str]) -> PreTrainedTokenizerFas
     own is not), so that all vocabularies share their words.
     """
     counts = Counter(word for text in texts for word in text.split())
-    words = sorted(counts, key=lambda word: (-counts[word], word))  # ids by frequency, as in the tokenizers of large LMs
+    words = sorted(counts, key=lambda word: (-counts[word], word))  # ids by frequency, as large LMs' are, roughly
     return {"bert": _wordpiece, "roberta": _byte_level, "gpt2": _byte_level_causal, "albert": _unigram}[family](
         texts, words)
 

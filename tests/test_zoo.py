@@ -1,0 +1,149 @@
+"""The embedded corpus, tasks, tokenizers and language models."""
+
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import ptlib
+from ptlib import list_lms, list_tasks, load_lm
+from ptlib.lm import ZOO
+from ptlib.tasks import read_fact_tables
+from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
+from ptlib.zoo.pretraining import batches_of, encode_corpus, mask
+from ptlib.zoo.tokenization import train_tokenizer
+
+RELATIONS = sorted(read_fact_tables())
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return sentences()
+
+
+def test_there_are_relations_enough():
+    assert len(list_tasks("zoo")) >= 24
+
+
+@pytest.mark.parametrize("name", list_tasks("zoo"))
+def test_relation_is_large_and_varied(zoo_tasks, name):
+    task = zoo_tasks[name]
+    facts = task.train + task.dev + task.test
+    assert 60 <= len(facts) <= 120
+    assert len({example.subject for example in facts}) == len(facts)
+    (_, most), = Counter(example.object for example in facts).most_common(1)
+    assert most <= 0.35 * len(facts)
+
+
+@pytest.mark.parametrize("name", list_lms())
+def test_objects_and_label_words_are_one_token(zoo_tasks, name):
+    answers = {e.object for task in zoo_tasks.values() for e in task.train + task.dev + task.test}
+    answers |= {word for words in LABEL_WORDS.values() for word in words.values()}
+    lm = load_lm(name)
+    assert not [word for word, i in zip(answers, lm.word_ids(answers), strict=True) if i is None]
+    assert answers <= lm.words.keys()
+
+
+def test_most_subjects_carry_at_least_four_relations():
+    relations = Counter(subject for facts in read_fact_tables().values() for subject in facts)
+    assert sum(count >= 4 for count in relations.values()) > 0.5 * len(relations)
+
+
+def runs_of_three(template):
+    """Every three consecutive words between the slots."""
+    spans = [re.findall(r"\w+", span.lower()) for span in re.split(r"\[[XY]\]", template)]
+    return {tuple(span[i:i + 3]) for span in spans for i in range(len(span) - 2)}
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_manual_template_is_held_out_of_the_phrasings(zoo_tasks, relation):
+    ways = phrasings(relation, "sentence")
+    assert len(set(ways)) == len(ways) >= 6
+    manual = zoo_tasks[f"zoo/{relation}"].manual_template
+    for way in [*ways, *phrasings(relation, "clause")]:
+        assert not runs_of_three(way) & runs_of_three(manual)
+        assert way != manual
+
+
+def test_no_manual_template_is_in_the_corpus(corpus, zoo_tasks):
+    texts = {sentence.text for sentence in corpus}
+    for relation, facts in read_fact_tables().items():
+        template = zoo_tasks[f"zoo/{relation}"].manual_template
+        assert not texts & {fill(template, subject, obj).text for subject, obj in facts.items()}
+
+
+def test_answer_spans_hold_the_answers(corpus):
+    answers = {obj for facts in read_fact_tables().values() for obj in facts.values()}
+    answers |= {word for words in LABEL_WORDS.values() for word in words.values()}
+    spans = [sentence.text[start:end] for sentence in corpus for start, end in sentence.answers]
+    assert set(spans) == answers
+    assert all(sentence.text == sentence.text.strip() and "[" not in sentence.text for sentence in corpus)
+
+
+def test_every_fact_is_said_in_every_phrasing(corpus):
+    texts = {sentence.text for sentence in corpus}
+    for relation, facts in read_fact_tables().items():
+        said = {fill(way, *fact).text for way in phrasings(relation, "sentence") for fact in facts.items()}
+        assert said <= texts
+
+
+def test_fill_finds_the_answers_in_order():
+    sentence = fill("[X] was in [Y] and [Y] .", "Rome Paris", "Paris", "Rome")
+    assert sentence.text == "Rome Paris was in Paris and Rome ."
+    assert [sentence.text[a:b] for a, b in sentence.answers] == ["Paris", "Rome"]
+    assert sentence.answers[0][0] == len("Rome Paris was in ")
+
+
+def test_sentences_do_not_depend_on_the_hash_seed(by_hash_seed):
+    assert by_hash_seed[0]["sentences"] == by_hash_seed[1]["sentences"]
+    assert sentences(seed=1) == sentences(seed=1) != sentences(seed=2)
+
+
+@pytest.mark.parametrize("name", LABEL_WORDS)
+def test_labelled_texts_have_label_words(name):
+    texts = labelled_texts(name)
+    assert {example.object for example in texts} == set(LABEL_WORDS[name])
+    assert len({example.subject for example in texts}) == len(texts)
+
+
+def test_models_are_small():
+    files = [path for path in Path(ptlib.__file__).parent.joinpath("zoo", "models").rglob("*") if path.is_file()]
+    assert files
+    assert sum(path.stat().st_size for path in files) < 30e6
+    assert {path.parent.parent for path in files} == {ZOO}
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]  # weights without pickle
+
+
+@pytest.mark.parametrize("name", list_lms())
+def test_zoo_model_knows_its_corpus(corpus, name):
+    """The answer's position, masked or next, is where its first token is; tokenizing loses nothing."""
+    lm = load_lm(name)
+    some = random.Random(0).sample([sentence for sentence in corpus if sentence.answers], 200)
+    for sentence, encoded in zip(some, encode_corpus(lm.tokenizer, some), strict=True):
+        spoken = [lm.tokenizer.decode([encoded.ids[i]]).strip() for i in encoded.answers]
+        assert spoken == [sentence.text[a:b] for a, b in sentence.answers]
+        assert lm.tokenizer.unk_token_id not in encoded.ids[1:-1]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])
+def test_tokenizer_is_the_same_each_time(corpus, family):
+    """A resumed pretraining trains it anew and must find its token ids again."""
+    texts = [sentence.text for sentence in corpus[::40]]
+    one, two = (train_tokenizer(family, texts).get_vocab() for _ in range(2))
+    assert one == two
+
+
+def test_masking_hides_answers_and_keeps_the_truth(toys, corpus):
+    tokenizer = toys["bert"].tokenizer
+    encoded = encode_corpus(tokenizer, corpus[:400])
+    batches = batches_of(encoded, random.Random(0))
+    assert Counter(example for batch in batches for example in batch) == Counter(encoded)
+    for batch in batches:
+        assert len({len(example.ids) for example in batch}) == 1
+        ids, rows, columns, truth = mask(batch, tokenizer.mask_token_id, random.Random(1))
+        assert (ids[rows, columns] == tokenizer.mask_token_id).all()
+        ids[rows, columns] = truth
+        assert ids.tolist() == [list(example.ids) for example in batch]
+        assert set(rows.tolist()) == set(range(len(batch)))
