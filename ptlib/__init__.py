@@ -23,7 +23,8 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "ModelLoadError", "Prompt",
     "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "encode", "evaluate",
-    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt",
+    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
+    "manual_prompt",
     "random_prompt", "set_progress", "shared_anchors", "summarize", "transfer", "transfer_many", "tune",
     "tune_many",
 ]

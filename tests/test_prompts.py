@@ -67,6 +67,13 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(prompt, tmp_path):
     assert same(Prompt.load(path), prompt)
 
 
+def test_failed_save_leaves_nothing_half_written(prompt, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        prompt.save(tmp_path / "folder")  # written beside it, but it cannot take a folder's place
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
 def test_prompt_is_frozen(prompt):
     with pytest.raises(dataclasses.FrozenInstanceError):
         prompt.template = "[X] [Y]"

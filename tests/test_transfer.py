@@ -24,6 +24,7 @@ from ptlib.search import fit_score, matching_loss
 
 QUICK = {"closed-form": {}, "gradient": {"steps": 20}, "discretize": {}, "copy": {}, "random": {}}
 PAIRS = [("bert", "roberta"), ("roberta", "albert"), ("albert", "bert"), ("bert", "gpt2")]
+MOVES = [(*pair, method) for pair in PAIRS for method in METHODS if method != "copy" or pair == ("bert", "gpt2")]
 
 
 @pytest.fixture
@@ -40,19 +41,15 @@ def test_every_method_is_tried_here():
     assert set(QUICK) == set(METHODS)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("source", "target"), PAIRS)
+@pytest.mark.parametrize(("source", "target", "method"), MOVES)
 def test_moved_prompt_belongs_to_the_target(toys, prompts, capitals, tmp_path, source, target, method):
-    if method == "copy" and toys[source].dim != toys[target].dim:
-        pytest.skip("copy needs equal widths")
     moved = transfer(prompts[source], source=toys[source], target=toys[target], method=method, **QUICK[method])
     assert moved.vectors.shape == (3, toys[target].dim)
     assert moved.vectors.dtype == torch.float32
     assert moved.vectors.isfinite().all()
     assert (moved.template, moved.task) == (prompts[source].template, "capitals")
     moved.check(toys[target])
-    if target != "gpt2":
-        assert evaluate(toys[target], moved, capitals.test).n > 0
+    assert evaluate(toys[target], moved, capitals.test).n > 0
     loaded = Prompt.load(moved.save(tmp_path / "moved"))
     assert torch.equal(loaded.vectors, moved.vectors)
     assert loaded.meta == moved.meta

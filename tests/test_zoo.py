@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ptlib
-from ptlib import list_lms, list_tasks, load_lm
+from ptlib import evaluate, list_lms, list_tasks, load_lm, random_prompt, tune
 from ptlib.lm import ZOO
 from ptlib.tasks import read_fact_tables
 from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
@@ -117,8 +117,18 @@ def test_models_are_small():
 
 
 @pytest.mark.parametrize("name", list_lms())
-def test_zoo_model_knows_its_corpus(corpus, name):
-    """The answer's position, masked or next, is where its first token is; tokenizing loses nothing."""
+def test_zoo_model_knows_facts(zoo_tasks, name):
+    """Weights and tokenizer belong together, and the pretraining has arrived somewhere."""
+    lm, task = load_lm(name), zoo_tasks["zoo/P36"]
+    tuned = evaluate(lm, tune(lm, task, epochs=20), task.test)
+    assert tuned.interval[0] > evaluate(lm, random_prompt(lm), task.test).interval[1]
+    blank = lm.with_random_weights()
+    assert tuned.interval[0] > evaluate(blank, tune(blank, task, epochs=3), task.test).interval[1]
+
+
+@pytest.mark.parametrize("name", list_lms())
+def test_zoo_tokenizer_keeps_answers_whole(corpus, name):
+    """An answer is one token, at the position that pretraining masks; nothing in the corpus is unknown."""
     lm = load_lm(name)
     some = random.Random(0).sample([sentence for sentence in corpus if sentence.answers], 200)
     for sentence, encoded in zip(some, encode_corpus(lm.tokenizer, some), strict=True):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
+import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -26,6 +28,7 @@ from transformers import (
 )
 
 from ..lm import only_positions
+from ..progress import progress_bar
 from .corpus import Sentence, sentences
 from .tokenization import train_tokenizer
 
@@ -129,77 +132,84 @@ def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random):
     return ids, rows, columns, truth
 
 
-def pretrain(name: str, out: Path, work: Path, progress: bool = True) -> Path:
+def steps_from(start: int, encoded: Sequence[Encoded], seed: int) -> Iterator[tuple[list[Encoded], random.Random]]:
+    """(batch, random numbers for its masks) of step ``start`` and all that follow.
+
+    They depend on the seed and the step's number alone, so that a resumed run sees what an unbroken one would.
+    """
+    step = 0
+    for epoch in itertools.count():
+        for batch in batches_of(encoded, random.Random(f"{seed}-{epoch}")):
+            if step >= start:
+                yield batch, random.Random(f"{seed}-{step}")
+            step += 1
+
+
+def batch_loss(model, batch: Sequence[Encoded], mask_id: int | None, draw: random.Random) -> Tensor:
+    """Masked LM loss, at the masked positions only; for a causal LM, next-token loss at all positions."""
+    if mask_id is None:
+        ids = torch.tensor([example.ids for example in batch])
+        return cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    ids, rows, columns, truth = mask(batch, mask_id, draw)
+    with only_positions(model, rows, columns):
+        return cross_entropy(model(input_ids=ids).logits[0], truth)
+
+
+def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, progress: bool = True) -> Path:
     """Pretrain the zoo model ``name`` and save it as float16 safetensors.
 
     Args:
         name: a key of ``SPECS``.
         out: the folder that the finished model goes to.
-        work: a folder for the checkpoint and ``<name>.csv``, the loss curve; a run that finds a
-            checkpoint there goes on from it.
+        work: a folder for the checkpoint ``<name>.pt``; a run that finds one there goes on from it.
+        epochs: passes over the text; the spec's own number if None.
         progress: show a bar.
 
     Returns:
-        ``out / name``.
+        ``out / name``: the model, its tokenizer, and ``loss.csv`` (step, epoch, mean loss of the last 100 steps).
     """
     spec = SPECS[name]
-    work.mkdir(parents=True, exist_ok=True)
     corpus = sentences()
     tokenizer = train_tokenizer(spec.family, [s.text for s in corpus])
     encoded = encode_corpus(tokenizer, corpus)
+    per_epoch = len(batches_of(encoded, random.Random(0)))
+    total = per_epoch * (epochs or spec.epochs)
     torch.manual_seed(spec.seed)
     model = build_model(spec, tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=WEIGHT_DECAY, fused=True)
-    per_epoch = len(batches_of(encoded, random.Random(0)))
-    total = per_epoch * spec.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(
         step / (WARMUP * total), 0.5 + 0.5 * math.cos(math.pi * max(0.0, step / total - WARMUP) / (1 - WARMUP))))
 
-    checkpoint, curve, step = work / f"{name}.pt", work / f"{name}.csv", 0
+    checkpoint, step, losses = work / f"{name}.pt", 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        step = state["step"]
-    elif curve.exists():
-        curve.unlink()
-    losses: list[float] = []
-    with tqdm(total=total, initial=step, desc=name, disable=not progress) as bar:
-        while step < total:
-            # Order and masks depend on (seed, epoch) alone, so that a resumed run sees the same data.
-            draw = random.Random(f"{spec.seed}-{step // per_epoch}")
-            for i, batch in enumerate(batches_of(encoded, draw)):
-                ids, *hidden = (mask(batch, tokenizer.mask_token_id, draw) if tokenizer.mask_token_id is not None
-                                else (torch.tensor([e.ids for e in batch]),))
-                if i < step % per_epoch:
-                    continue
-                loss = masked_loss(model, ids, *hidden) if hidden else causal_loss(model, ids)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.item())
-                step += 1
-                bar.update()
-                if step % 100 == 0:
-                    with curve.open("a", newline="") as file:
-                        csv.writer(file).writerow([step, step / per_epoch, sum(losses) / len(losses)])
-                    bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}")
-                    losses.clear()
-                if step % CHECKPOINT_EVERY == 0:
-                    partial = checkpoint.with_suffix(".partial")
-                    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                "schedule": schedule.state_dict(), "step": step}, partial)
-                    os.replace(partial, checkpoint)
-                if i + 1 == per_epoch or step == total:
-                    break
+        step, losses = state["step"], state["losses"]
+        for part, restored in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
+            part.load_state_dict(state[restored])
+    with progress_bar(steps_from(step, encoded, spec.seed), total=total, initial=step, desc=name, show=progress) as bar:
+        for batch, draw in itertools.islice(bar, total - step):
+            loss = batch_loss(model, batch, tokenizer.mask_token_id, draw)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            step += 1
+            if step % CHECKPOINT_EVERY == 0:
+                bar.set_postfix(loss=f"{mean(losses[-100:]):.3f}")
+                work.mkdir(parents=True, exist_ok=True)
+                partial = checkpoint.with_suffix(".partial")
+                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                            "schedule": schedule.state_dict(), "step": step, "losses": losses}, partial)
+                os.replace(partial, checkpoint)
     center_embeddings(model)
     folder = out / name
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    curve = [(end, end / per_epoch, mean(losses[end - 100:end])) for end in range(100, step + 1, 100)]
+    pd.DataFrame(curve, columns=["step", "epoch", "loss"]).to_csv(folder / "loss.csv", index=False, float_format="%.4g")
     return folder
 
 
@@ -213,15 +223,6 @@ def center_embeddings(model) -> None:
     table = model.get_input_embeddings().weight
     added = model.base_model.wpe if model.config.model_type == "gpt2" else (
         model.base_model.embeddings.token_type_embeddings)
-    mean = table.mean(0)
-    table -= mean
-    added.weight += mean
-
-
-def masked_loss(model, ids, rows, columns, truth):
-    with only_positions(model, rows, columns):
-        return cross_entropy(model(input_ids=ids).logits[0], truth)
-
-
-def causal_loss(model, ids):
-    return cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    common = table.mean(0)
+    table -= common
+    added.weight += common
