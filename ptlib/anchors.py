@@ -65,6 +65,8 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
             unique.append(i)
             for name in names:
                 taken[name].add(ids[name][i])
+    if num is not None and num < 1:
+        raise AnchorError(f"num={num}; expected at least one anchor, or None for all")
     if not unique or len(unique) < (num or 0):
         raise AnchorError(f"{' and '.join(names)} share {len(unique)} words; expected at least {num or 1}. Models of "
                           "one language and script share thousands; check their tokenizers (lm.words)")

@@ -136,7 +136,6 @@ def list_lms() -> list[str]:
     return [f"zoo/{folder.name}" for folder in sorted(ZOO.glob("*/")) if (folder / "config.json").exists()]
 
 
-@cache
 def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
             revision: str | None = None) -> LanguageModel:
     """Load a language model once a process.
@@ -150,6 +149,14 @@ def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
     Raises:
         ModelLoadError: the folder, the hub model or one of its files is missing or unreadable.
     """
+    if device == "auto":
+        device = ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    return _load_lm(name, device, dtype or torch.float32, revision)
+
+
+@cache
+def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None) -> LanguageModel:
+    """``load_lm``, once for each set of arguments, however they were written."""
     path = name
     if name.startswith("zoo/"):
         path = str(ZOO / name.removeprefix("zoo/"))
@@ -158,19 +165,20 @@ def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
     elif not Path(name).expanduser().is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
                              f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
-    if device == "auto":
-        device = ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         path = str(Path(path).expanduser())
         config = AutoConfig.from_pretrained(path, revision=revision)
         kind = kind_of(config)
         auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
-        model = auto.from_pretrained(path, revision=revision, dtype=dtype or torch.float32)
+        model, info = auto.from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelLoadError(f"cannot load a language model from {name!r}: {reason} Expected a folder or hub id with "
                              f"a readable config.json, model.safetensors and tokenizer.json.") from error
+    if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
+        raise ModelLoadError(f"the weights of {name!r} lack {', '.join(sorted(info['missing_keys'])[:3])}; expected a "
+                             f"{kind} language model with its head, not a bare encoder or a classifier")
     return LanguageModel(model.to(device), tokenizer, name, kind)
 
 

@@ -115,7 +115,11 @@ TEMPLATE_FILES = ("relations.jsonl", "LAMA_relations.jsonl")
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """(line number, object) of each non-empty line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is not UTF-8 text ({error}); expected a JSON object a line") from None
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a string
         if not line.strip():
             continue
         try:
@@ -123,6 +127,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
         except json.JSONDecodeError as error:
             raise TaskError(f"{path}, line {number} is not JSON ({error.msg}); expected one object a line such as "
                             '{"sub_label": "France", "obj_label": "Paris"}') from None
+        if not isinstance(record, dict):
+            raise TaskError(f"{path}, line {number} is {line.strip()[:40]!r}; expected a JSON object such as "
+                            '{"sub_label": "France", "obj_label": "Paris"}')
         yield number, record
 
 
@@ -132,6 +139,9 @@ def read_examples(path: Path) -> tuple[list[Example], list[str | None]]:
     for number, record in read_lines(path):
         if not {"sub_label", "obj_label"} <= record.keys():
             raise TaskError(f"{path}, line {number} has the keys {sorted(record)}; expected sub_label and obj_label")
+        if not all(isinstance(record[key], str) for key in ("sub_label", "obj_label")):
+            raise TaskError(f"{path}, line {number} has sub_label {record['sub_label']!r} and obj_label "
+                            f"{record['obj_label']!r}; expected two strings")
         if record.get("split") not in (None, "train", "dev", "test"):
             raise TaskError(f"{path}, line {number} has the split {record['split']!r}; expected train, dev or test")
         examples.append(Example(record["sub_label"], record["obj_label"]))
@@ -141,7 +151,7 @@ def read_examples(path: Path) -> tuple[list[Example], list[str | None]]:
 
 def find_template(relation: str, path: Path) -> str | None:
     """The relation's manual template: from a LAMA relations file near ``path``, else the zoo's own."""
-    for folder in path.parents[:2]:
+    for folder in path.parents[:3]:
         for file in (f for name in TEMPLATE_FILES for f in (folder / name, folder / "optiprompt" / name)):
             if file.exists():
                 templates = {record["relation"]: record["template"] for _, record in read_lines(file)}

@@ -32,6 +32,9 @@ class Template:
             if self.text.count(slot) != 1:
                 raise PromptMismatchError(f"template {self.text!r} has {slot} {self.text.count(slot)} times; expected "
                                           "once each of [X] and [Y], as in '[X] [V]*5 [Y] .'")
+        if re.search(r"\[V\]\*(?!0*[1-9])", self.text):
+            raise PromptMismatchError(f"template {self.text!r} has [V]* without a count of at least 1; expected "
+                                      "it as in '[X] [V]*5 [Y] .'")
 
     @property
     def parts(self) -> list[str]:
@@ -70,12 +73,21 @@ class Template:
                     slots += range(len(ids), len(ids) + slot_count(part))
                     ids += [blank] * slot_count(part)
                 elif part.strip():
-                    ids += lm.tokenize((" " if part[0].isspace() else "") + part.strip())
+                    ids += tokenize_text(lm, part, first=len(ids) == len(start))
                 # Whitespace belongs to the token that follows it, not to the slot before it.
                 spaced = part[-1].isspace()
             ids += end
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
         return layouts
+
+
+def tokenize_text(lm: LanguageModel, part: str, first: bool) -> list[int]:
+    """Token ids of the text between slots, as they are in the middle of a sentence unless it is ``first``."""
+    if first or part[0].isspace():
+        return lm.tokenize((" " if part[0].isspace() else "") + part.strip())
+    # Many tokenizers put a space before whatever they are given; after a word they do not.
+    before, both = lm.tokenize("a"), lm.tokenize("a" + part.strip())
+    return both[len(before):] if both[:len(before)] == before else lm.tokenize(part.strip())
 
 
 def slot_count(part: str) -> int:

@@ -45,9 +45,10 @@ def transfer_many(prompts: Mapping[str, Prompt | Sequence[Prompt]], *, source: L
         prompts: {name: prompt}, or {name: one prompt of each source}; all of one length.
         source: the LM that the prompts were made for, or several.
         target: the LM that they go to. No label and no gradient of it is used, only its embeddings.
-        method: ``"closed-form"`` (options ``ridge="auto"`` | float, ``center=False``), the exact optimum of the
-            paper's search, or near it; ``"gradient"`` (``steps=2000``, ``lr=5e-3``, ``progress=False``), the paper's
-            search; ``"discretize"``, ``"copy"`` and ``"random"``: the baselines, left on the scale they have.
+        method: ``"closed-form"`` (options ``ridge="auto"`` | float, ``center=False``), the optimum of the paper's
+            search at ridge 0; "auto" chooses one ridge for all prompts of the call, on held-out anchors;
+            ``"gradient"`` (``steps=2000``, ``lr=5e-3``, ``progress=False``), the paper's search;
+            ``"discretize"``, ``"copy"`` and ``"random"``: baselines, left on the scale they have.
         anchors: shared words; all that the LMs have in common if None.
         normalize: of the searched vectors: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after the search)
             or ``"affine-in-loss"`` (the reference code's; gradient only).
@@ -122,7 +123,10 @@ def _mean_relative(relatives: list[Tensor]) -> Tensor:
     """Mean of unit-length relative representations; of a single source, the representation itself."""
     if len(relatives) == 1:
         return relatives[0]
-    return torch.stack([torch.nn.functional.normalize(r, dim=-1) for r in relatives]).mean(0)
+    stacked = torch.stack(relatives)
+    lengths = stacked.norm(dim=-1, keepdim=True)
+    # The mean length is given back: the relative lengths of a prompt's vectors matter to its normalisation.
+    return (stacked / lengths).mean(0) * lengths.mean(0)
 
 
 def _search(relative: Tensor, anchors: Tensor, target: LanguageModel, method: str, normalize: str, seed: int,
@@ -133,6 +137,8 @@ def _search(relative: Tensor, anchors: Tensor, target: LanguageModel, method: st
             options = {"ridge": "auto", "center": False, **options}
             if options["ridge"] == "auto":
                 options["ridge"] = choose_ridge(relative, anchors, options["center"], seed)
+            if not options["ridge"] >= 0:
+                raise PromptTransferError(f"ridge={options['ridge']!r}; expected 'auto' or a number of at least 0")
             found = closed_form(relative, anchors, **options)
         else:
             found = gradient_search(relative, anchors, target.embeddings, seed=seed,
@@ -147,7 +153,8 @@ def _baseline(vectors: list[Tensor], sources: list[LanguageModel], target: Langu
     if options:
         raise PromptTransferError(f"method {method!r} takes no options, but got {sorted(options)}")
     if method == "random":
-        return baselines.draw_random(tuple(vectors[0].shape[:2]), target, seed)
+        n, m, _ = vectors[0].shape  # one draw for all, as if each were moved alone
+        return baselines.draw_random((m,), target, seed).expand(n, -1, -1)
     if len(sources) > 1:
         raise PromptMismatchError(f"method {method!r} moves the prompt of one source, but got {len(sources)}; "
                                   f"expected one source, or one of {', '.join(SEARCHES)}")

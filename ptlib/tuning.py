@@ -92,8 +92,9 @@ def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5,
             optimizer.zero_grad(set_to_none=True)
             _backward(lm, active)
             optimizer.step()
-            if (step + 1) % per_epoch == 0:
-                _keep_best(lm, runs)
+            finished = [run for run in active if (step + 1) % (run.steps // epochs) == 0]  # an epoch of their own
+            if finished:
+                _keep_best(lm, finished)
     meta = {"method": "tuned", "epochs": epochs, "lr": lr, "seed": seed, "init": "random"}
     return {run.task.name: Prompt(run.best_vectors, template, lm.name, lm.fingerprint, run.task.name,
                                   {**meta, "train": len(run.train), "dev": len(run.dev), "dev_p_at_1": run.best[0]})

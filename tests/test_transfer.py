@@ -79,7 +79,7 @@ def test_meta_tells_how_the_prompt_was_made(toys, prompts, method):
 
 
 @pytest.mark.parametrize(("method", "options"), [
-    ("closed-form", {}), ("closed-form", {"ridge": 0.1, "center": True}), ("gradient", {"steps": 20}),
+    ("closed-form", {"ridge": 0.0}), ("closed-form", {"ridge": 0.1, "center": True}), ("gradient", {"steps": 20}),
     ("gradient", {"steps": 20, "normalize": "affine-in-loss"}), ("discretize", {}), ("copy", {}), ("random", {})])
 def test_transfer_many_is_transfer_one_by_one(toys, method, options):
     lms = {"source": toys["bert"], "target": toys["gpt2"]}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import unicodedata
 from pathlib import Path
 
-from ..tasks import read_fact_tables
+from ..tasks import read_fact_tables, read_lines
 
 __all__ = ["compare"]
 
@@ -27,8 +26,7 @@ def compare(root: Path) -> tuple[int, list[tuple[str, str, str, set[str]]]]:
     for relation, facts in read_fact_tables().items():
         known: dict[str, set[str]] = {}
         for path in sorted(root.rglob(f"{relation}.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                record = json.loads(line)
+            for _, record in read_lines(path):
                 if "sub_label" in record:
                     known.setdefault(record["sub_label"], set()).add(folded(record["obj_label"]))
         for subject, obj in facts.items():
