@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SOURCES := $(shell find ptlib -name '*.py' -o -name '*.csv' -o -name '*.safetensors')
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb))
 DEMO := runs/demo
 
 .PHONY: run test notebooks clean
@@ -18,13 +19,21 @@ $(DEMO)/%.html: notebooks/%.ipynb $(SOURCES) $(INSTALLED)
 	$(BIN)/jupyter nbconvert --log-level WARN --to html --no-input --output $*.partial.html $(DEMO)/$*.ipynb
 	@mv $(DEMO)/$*.partial.html $@
 
+# The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.
 test: $(INSTALLED)
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/ruff check .
+	$(BIN)/pytest
+	@rm -rf runs/test && mkdir -p runs/test
+	@for n in $(NOTEBOOKS); do \
+	    config=tests/notebooks/$$(basename $$n .ipynb).yaml; \
+	    $(BIN)/papermill --prepare-only --log-level ERROR $$([ -f $$config ] && echo -f $$config) \
+	        $$n runs/test/$$(basename $$n) || exit 1; done
+	TQDM_DISABLE=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 runs/test
 
-# Run every tutorial notebook in place, so that the outputs that readers browse are those of today's code.
+# Run every notebook in place, so that the outputs that readers browse are those of today's code and models.
 notebooks: $(INSTALLED)
-	for n in notebooks/*.ipynb; do $(BIN)/papermill --no-progress-bar $$n $$n || exit 1; done
+	for n in $(NOTEBOOKS); do TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
+	    --inplace --ExecutePreprocessor.record_timing=False $$n || exit 1; done
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

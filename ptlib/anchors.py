@@ -46,7 +46,7 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
     vocabularies nor the hash seed.
 
     Args:
-        lms: two or more.
+        lms: two or more; of a single one, all its whole words.
         num: how many anchors; all if None.
         select: ``"all"``; ``"random"``, ``num`` drawn with ``seed``; or ``"frequent"``, the ``num`` with the
             lowest mean rank of their ids (tokenizers number their pieces by frequency, roughly).

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging
 
 from .errors import ModelLoadError
 
@@ -36,6 +37,18 @@ def only_positions(model, rows: Tensor, columns: Tensor):
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def without_bars():
+    """Inside, transformers shows no bar: on local files it flashes by, and stays in notebooks for ever."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class LanguageModel:
@@ -170,7 +183,8 @@ def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None) -
         config = AutoConfig.from_pretrained(path, revision=revision)
         kind = kind_of(config)
         auto = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
-        model, info = auto.from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
+        with without_bars():
+            model, info = auto.from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -155,13 +155,22 @@ def batch_loss(model, batch: Sequence[Encoded], mask_id: int | None, draw: rando
         return cross_entropy(model(input_ids=ids).logits[0], truth)
 
 
+def saved_tokenizer(family: str, texts: Sequence[str], folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that a run began with: the WordPiece trainer breaks ties differently in every process."""
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        train_tokenizer(family, texts).save_pretrained(partial)
+        os.replace(partial, folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, progress: bool = True) -> Path:
     """Pretrain the zoo model ``name`` and save it as float16 safetensors.
 
     Args:
         name: a key of ``SPECS``.
         out: the folder that the finished model goes to.
-        work: a folder for the checkpoint ``<name>.pt``; a run that finds one there goes on from it.
+        work: a folder for the tokenizer and the checkpoint ``<name>.pt``; a run that finds them goes on from there.
         epochs: passes over the text; the spec's own number if None.
         progress: show a bar.
 
@@ -170,7 +179,7 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
     """
     spec = SPECS[name]
     corpus = sentences()
-    tokenizer = train_tokenizer(spec.family, [s.text for s in corpus])
+    tokenizer = saved_tokenizer(spec.family, [s.text for s in corpus], work / f"{name}-tokenizer")
     encoded = encode_corpus(tokenizer, corpus)
     per_epoch = len(batches_of(encoded, random.Random(0)))
     total = per_epoch * (epochs or spec.epochs)
@@ -199,7 +208,6 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
             step += 1
             if step % CHECKPOINT_EVERY == 0:
                 bar.set_postfix(loss=f"{mean(losses[-100:]):.3f}")
-                work.mkdir(parents=True, exist_ok=True)
                 partial = checkpoint.with_suffix(".partial")
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                             "schedule": schedule.state_dict(), "step": step, "losses": losses}, partial)

@@ -39,10 +39,7 @@ def _wordpiece(texts, words):
     tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=PIECES, special_tokens=special))
-    # The trainer numbers its pieces differently in every run; sorted, a resumed pretraining finds its ids again.
-    pieces = sorted(tokenizer.get_vocab().keys() - set(special))
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*special, *pieces, *words]))}
-    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]")
+    tokenizer.model = models.WordPiece(with_words(tokenizer, words), unk_token="[UNK]")
     frame(tokenizer, "[CLS]", "[SEP]")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]",
                                    cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")

@@ -1,0 +1,26 @@
+"""05_baselines runs on strangers: real checkpoints and real facts, by parameters alone."""
+
+from pathlib import Path
+
+import pandas as pd
+import papermill
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "05_baselines.ipynb"
+
+
+@pytest.mark.parametrize("facts", ["checkpoints/facts", "pararel"])
+def test_baselines_on_trex(trex, tmp_path, facts):
+    models = [str(trex / "checkpoints" / name) for name in ("bert-s", "roberta-s")]
+    where = {"tasks": "pararel", "root": str(trex)} if facts == "pararel" else {"tasks": str(trex / facts)}
+    papermill.execute_notebook(
+        str(NOTEBOOK), str(tmp_path / "run.ipynb"), progress_bar=False,
+        parameters={"models": ",".join(models), "relations": "P36,P1303", "epochs": 3, "out": str(tmp_path),
+                    "methods": "closed-form,discretize,copy,random", **where})
+    table = pd.read_csv(tmp_path / "table.csv", index_col=["source", "target", "method"])
+    assert len(table) == 2 * 2 * 4
+    assert (table["relations"] == 2).all()
+    assert table["relation_mean"].between(table["relation_low"], table["relation_high"]).all()
+    # A prompt that moves to its own model is the one that was tuned there, up to the ridge and normalisation.
+    own = table.xs("closed-form", level="method").loc[[(model, model) for model in models], "relation_mean"]
+    assert (own > table.xs("random", level="method")["relation_mean"].max()).all()
