@@ -57,7 +57,7 @@ def tune(lm: LanguageModel, task: Task, **options) -> Prompt:
 
 
 def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5, template: str | None = None,
-              epochs: int = 20, lr: float = 3e-3, seed: int = 0, progress: bool = True) -> dict[str, Prompt]:
+              epochs: int = 30, lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[str, Prompt]:
     """Tune one prompt for each task, all tasks in one batch.
 
     Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay
@@ -70,7 +70,7 @@ def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5,
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
         epochs: passes over the train examples (the paper: 10, with about a thousand facts a relation).
-        lr: peak learning rate (the paper: 3e-3).
+        lr: peak learning rate (the paper: 3e-3, over more steps).
         seed: of the initial vectors and the order of examples.
         progress: show a bar.
 
