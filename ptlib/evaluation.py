@@ -29,7 +29,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     p, z2 = successes / n, Z * Z / n
     middle, half = (p + z2 / 2) / (1 + z2), Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
-    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+    # The bounds meet p itself at 0 and 1, but for rounding.
+    return float(min(p, max(0.0, middle - half))), float(max(p, min(1.0, middle + half)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from ..errors import PromptTransferError
 from ..lm import only_positions
 from ..progress import progress_bar
 from .corpus import Sentence, sentences
@@ -194,6 +195,9 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         step, losses = state["step"], state["losses"]
+        if step > total:
+            raise PromptTransferError(f"{checkpoint} is {step} steps long, but {name} is to have {total}; expected a "
+                                      "checkpoint of the same run; give another work folder")
         for part, restored in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
             part.load_state_dict(state[restored])
     with progress_bar(steps_from(step, encoded, spec.seed), total=total, initial=step, desc=name, show=progress) as bar:
@@ -223,10 +227,10 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
 
 @torch.no_grad()
 def center_embeddings(model) -> None:
-    """Subtract the mean word embedding from the table and add it to what every position adds: no logit changes.
+    """Subtract the mean word embedding from the table and add it to what every position adds.
 
-    Pretraining leaves a common vector in the (tied) table, to which the softmax is blind: tiny LMs grow one that
-    makes up most of every embedding's length, and then all cosines are near 1 and say nothing.
+    No probability changes. Pretraining leaves a common vector in the (tied) table, to which the softmax is blind:
+    tiny LMs grow one that makes up most of every embedding's length, and it hides how words differ.
     """
     table = model.get_input_embeddings().weight
     added = model.base_model.wpe if model.config.model_type == "gpt2" else (
