@@ -36,7 +36,7 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
             error_kw={"ecolor": "0.2", "lw": 1.2})
     for row, value, end in zip(rows, mean, high, strict=True):
         ax.text(end + 1.5, row, f"{value:.1f}", va="center")
-    ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 112), title=title,
+    ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 116), title=title,
            xlabel="mean P@1 over relations, % (95 % interval)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
