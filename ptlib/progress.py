@@ -1,10 +1,13 @@
 """One switch for every progress bar."""
 
+import os
+
 from tqdm.auto import tqdm
 
 __all__ = ["progress_bar", "set_progress"]
 
-_enabled = True
+# tqdm's own variable, which its notebook bars do not heed.
+_enabled = os.environ.get("TQDM_DISABLE", "0") in ("", "0")
 
 
 def set_progress(enabled: bool) -> None:
@@ -15,6 +18,4 @@ def set_progress(enabled: bool) -> None:
 
 def progress_bar(iterable=None, *, show: bool = True, **options) -> tqdm:
     """A tqdm bar that is shown where both the caller and ``set_progress`` allow it."""
-    if not (show and _enabled):
-        options["disable"] = True
-    return tqdm(iterable, leave=False, **options)
+    return tqdm(iterable, disable=not (show and _enabled), leave=False, **options)
