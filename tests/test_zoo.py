@@ -120,7 +120,7 @@ def test_models_are_small():
 def test_zoo_model_knows_facts(zoo_tasks, name):
     """Weights and tokenizer belong together, and the pretraining has arrived somewhere."""
     lm, task = load_lm(name), zoo_tasks["zoo/P36"]
-    tuned = evaluate(lm, tune(lm, task, epochs=20), task.test)
+    tuned = evaluate(lm, tune(lm, task, epochs=60, lr=2e-2), task.test)
     assert tuned.interval[0] > evaluate(lm, random_prompt(lm), task.test).interval[1]
     blank = lm.with_random_weights()
     assert tuned.interval[0] > evaluate(blank, tune(blank, task, epochs=3), task.test).interval[1]
