@@ -3,16 +3,18 @@
 import random
 import re
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import torch
 
 import ptlib
 from ptlib import evaluate, list_lms, list_tasks, load_lm, random_prompt, tune
 from ptlib.lm import ZOO
 from ptlib.tasks import read_fact_tables
 from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
-from ptlib.zoo.pretraining import batches_of, encode_corpus, mask, saved_tokenizer
+from ptlib.zoo.pretraining import batches_of, center_embeddings, encode_corpus, mask, saved_tokenizer
 
 RELATIONS = sorted(read_fact_tables())
 
@@ -157,3 +159,16 @@ def test_masking_hides_answers_and_keeps_the_truth(toys, corpus):
         ids[rows, columns] = truth
         assert ids.tolist() == [list(example.ids) for example in batch]
         assert set(rows.tolist()) == set(range(len(batch)))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])
+def test_centering_the_embeddings_changes_no_probability(toys, family):
+    model = deepcopy(toys[family].model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight += 0.5
+        ids = torch.arange(5, 12)[None]
+        before = model(input_ids=ids).logits.log_softmax(-1)
+        center_embeddings(model)
+        after = model(input_ids=ids).logits.log_softmax(-1)
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+    assert model.get_input_embeddings().weight.mean(0).abs().max() < 1e-5
