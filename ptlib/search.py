@@ -40,7 +40,8 @@ def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: b
     Returns:
         (..., d) float64.
     """
-    return _solve(*_normal_equations(relative, anchors, center), ridge)
+    gram, projected = _normal_equations(relative, anchors, center)
+    return _solve(torch.linalg.eigh(gram), projected, ridge)
 
 
 def _normal_equations(relative: Tensor, anchors: Tensor, center: bool) -> tuple[Tensor, Tensor]:
@@ -51,9 +52,9 @@ def _normal_equations(relative: Tensor, anchors: Tensor, center: bool) -> tuple[
     return a.T @ a, r @ a
 
 
-def _solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
-    """(gram + λI)⁻¹ projected, with λ = ridge · mean eigenvalue."""
-    values, basis = torch.linalg.eigh(gram)
+def _solve(factors: tuple[Tensor, Tensor], projected: Tensor, ridge: float) -> Tensor:
+    """(AᵀA + λI)⁻¹ projected, from AᵀA's eigenvalues and eigenvectors, with λ = ridge · mean eigenvalue."""
+    values, basis = factors
     tiny = values.amax() * len(values) * torch.finfo(values.dtype).eps
     inverse = torch.where(values > tiny, 1 / (values.clamp_min(tiny) + ridge * values.mean()), 0.0)
     return ((projected @ basis) * inverse) @ basis.T
@@ -69,11 +70,13 @@ def choose_ridge(relative: Tensor, anchors: Tensor, center: bool = False, seed: 
         seed: of the choice of held-out anchors.
     """
     order = torch.randperm(len(anchors), generator=torch.Generator().manual_seed(seed)).to(anchors.device)
-    held, seen = order[:max(1, round(HELD_OUT * len(order)))], order[max(1, round(HELD_OUT * len(order))):]
+    count = max(1, round(HELD_OUT * len(order)))
+    held, seen = order[:count], order[count:]
     if len(seen) == 0:
         return RIDGES[0]
     gram, projected = _normal_equations(relative[..., seen], anchors[seen], center)
-    losses = [matching_loss(relative[..., held], _solve(gram, projected, ridge), anchors[held]) for ridge in RIDGES]
+    factors = torch.linalg.eigh(gram)  # one factorisation for all ridges
+    losses = [matching_loss(relative[..., held], _solve(factors, projected, ridge), anchors[held]) for ridge in RIDGES]
     return RIDGES[min(range(len(RIDGES)), key=lambda i: float(losses[i].mean()))]
 
 

@@ -59,11 +59,14 @@ class Template:
                                           f"({lm.name}) does not see; put [Y] last")
             parts, end = parts[:cut], []
         blank = lm.tokenizer.mask_token_id if lm.kind == "masked" else 0
+        # The text between slots is the same for every subject: tokenized once.
+        texts = {i: tokenize_text(lm, part, first=i == 0) for i, part in enumerate(parts)
+                 if part not in ("[X]", "[Y]") and not slot_count(part) and part.strip()}
         layouts = []
         for subject_ids, spaced_ids in zip(lm.tokenize_many(subjects), lm.tokenize_many([" " + s for s in subjects]),
                                            strict=True):
             ids, slots, answer, spaced = list(start), [], None, False
-            for part in parts:
+            for i, part in enumerate(parts):
                 if part == "[X]":
                     ids += spaced_ids if spaced else subject_ids
                 elif part == "[Y]":
@@ -72,8 +75,8 @@ class Template:
                 elif slot_count(part):
                     slots += range(len(ids), len(ids) + slot_count(part))
                     ids += [blank] * slot_count(part)
-                elif part.strip():
-                    ids += tokenize_text(lm, part, first=len(ids) == len(start))
+                else:
+                    ids += texts.get(i, [])
                 # Whitespace belongs to the token that follows it, not to the slot before it.
                 spaced = part[-1].isspace()
             ids += end

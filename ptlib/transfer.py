@@ -79,9 +79,10 @@ def transfer_many(prompts: Mapping[str, Prompt | Sequence[Prompt]], *, source: L
         anchors = anchors or shared_anchors(*sources, target)
         relative = _mean_relative([relative_representation(v, anchors.of(lm).to(target.device))
                                    for v, lm in zip(vectors, sources, strict=True)])
-        moved, chosen = _search(relative, anchors.of(target), target, method, normalize, seed, method_options)
-        fit = fit_score(relative, anchors.of(target))
-        loss = matching_loss(relative, moved, anchors.of(target)).mean(-1)
+        table = anchors.of(target)
+        moved, chosen = _search(relative, table, target, method, normalize, seed, method_options)
+        fit = fit_score(relative, table)
+        loss = matching_loss(relative, moved, table).mean(-1)
         about |= {"normalize": normalize, "anchors": len(anchors), "options": chosen}
         per_prompt = [{"fit": f.mean().item(), "fit_per_vector": f.tolist(), "matching_loss": one.item()}
                       for f, one in zip(fit, loss, strict=True)]
