@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .errors import TaskError
+from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
 from .progress import progress_bar
 from .prompts import Prompt
@@ -158,38 +158,78 @@ def evaluate_majority(task: Task, candidates: Iterable[str]) -> Evaluation:
     return Evaluation(table, dropped, "majority object", task.name, len(words))
 
 
-def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Evaluation], *, resamples: int = 2000,
-              seed: int = 0) -> pd.DataFrame:
-    """Both averages of P@1 over relations, with 95 % intervals.
+def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Evaluation], *,
+              versus: object | None = None, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Both averages of P@1, with 95 % percentile-bootstrap intervals over relations and over facts.
 
-    Evaluations of one relation (of several seeds, or pairs of LMs) are averaged first: the bootstrap draws
-    relations, because results that share a relation are not independent.
+    Evaluations of one relation (of several seeds, or pairs of LMs) are averaged first, and so are those of one
+    fact: the bootstrap draws relations, or facts, because results that share them are not independent.
 
     Args:
         evaluations: evaluations over several relations, or {label: evaluations} for a row a label.
+        versus: a label; adds each row's paired difference from it, over the same relations.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Returns:
-        Columns ``relation_mean`` (each relation counts the same; often called macro) and ``relation_low``,
-        ``relation_high`` (percentile bootstrap over relations); ``pooled`` (each fact counts the same; micro) and
-        ``pooled_low``, ``pooled_high`` (Wilson); ``relations``, ``facts``, ``dropped``, ``candidates``.
+        Columns ``relation_mean`` (each relation counts the same; often called macro), ``relation_low``,
+        ``relation_high``; ``pooled`` (each fact counts the same; micro), ``pooled_low``, ``pooled_high``; with
+        ``versus`` also ``difference`` of the relation means, ``difference_low``, ``difference_high``; and
+        ``relations``, ``facts``, ``repeats`` (evaluations of a relation, on average), ``dropped`` facts and
+        ``candidates``.
+
+    Raises:
+        PromptTransferError: ``versus`` is not among the labels, or has other relations.
     """
     groups = evaluations if isinstance(evaluations, Mapping) else {"all": evaluations}
+    if versus is not None and versus not in groups:
+        raise PromptTransferError(f"versus={versus!r}; expected one of {', '.join(map(repr, groups))}")
+
+    @cache
+    def draws(count: int) -> np.ndarray:
+        """(resamples, count) shares of each unit in a resample; the same for all rows, so that they pair."""
+        return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples) / count
+
+    def interval(values: np.ndarray, weights: np.ndarray | float = 1.0) -> tuple[float, float]:
+        share = draws(len(values))
+        means = (share @ (values * weights)) / (share @ (np.ones(len(values)) * weights))
+        return tuple(np.quantile(means, [0.025, 0.975]))
+
+    relations = {label: _relation_means(group) for label, group in groups.items()}
     rows = []
-    for group in groups.values():
-        of_relation: dict[object, list[float]] = {}
-        for i, evaluation in enumerate(group):
-            of_relation.setdefault(evaluation.task or i, []).append(evaluation.p_at_1)
-        scores = np.array([np.mean(of_one) for of_one in of_relation.values()])
-        draws = np.random.default_rng(seed).integers(len(scores), size=(resamples, len(scores)))
-        low, high = np.quantile(scores[draws].mean(1), [0.025, 0.975])
-        facts, hits = (sum(e.n for e in group), sum(int((e.predictions["rank"] == 1).sum()) for e in group))
-        pooled_low, pooled_high = wilson_interval(hits, facts)
-        rows.append({"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
-                     "pooled": hits / facts, "pooled_low": pooled_low, "pooled_high": pooled_high,
-                     "relations": len(scores), "facts": facts, "dropped": sum(len(e.dropped) for e in group),
+    for label, group in groups.items():
+        scores, facts = relations[label].to_numpy(), _fact_means(group)
+        low, high = interval(scores)
+        pooled_low, pooled_high = interval(facts["mean"].to_numpy(), facts["count"].to_numpy())
+        row = {"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
+               "pooled": np.average(facts["mean"], weights=facts["count"]), "pooled_low": pooled_low,
+               "pooled_high": pooled_high}
+        if versus is not None:
+            if set(relations[versus].index) != set(relations[label].index):
+                raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations; "
+                                          "expected evaluations to pair")
+            paired = (relations[label] - relations[versus][relations[label].index]).to_numpy()
+            row["difference"] = paired.mean()
+            row["difference_low"], row["difference_high"] = interval(paired)
+        repeats = len(group) / len(scores)
+        rows.append({**row, "relations": len(scores), "facts": len(facts), "repeats": repeats,
+                     "dropped": round(sum(len(e.dropped) for e in group) / repeats),
                      "candidates": max(e.num_candidates for e in group)})
     labels = list(groups)
     index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
     return pd.DataFrame(rows, index=index)
+
+
+def _relation_means(group: Sequence[Evaluation]) -> pd.Series:
+    """P@1 of each relation; an evaluation of no named task is a relation of its own."""
+    keys = [evaluation.task or i for i, evaluation in enumerate(group)]
+    return pd.Series([evaluation.p_at_1 for evaluation in group]).groupby(keys, sort=False).mean()
+
+
+def _fact_means(group: Sequence[Evaluation]) -> pd.DataFrame:
+    """For each fact the share of evaluations that got it right, ``mean``, and their ``count``."""
+    facts = pd.concat([e.predictions.assign(task=e.task or i) for i, e in enumerate(group)], ignore_index=True)
+    # A fact that a task lists twice is two facts.
+    facts["copy"] = np.concatenate([e.predictions.groupby(["subject", "object"]).cumcount() for e in group])
+    hits = (facts["rank"] == 1).groupby([facts["task"].astype(str), facts["subject"], facts["object"], facts["copy"]])
+    return hits.agg(["mean", "count"])

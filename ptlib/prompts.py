@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from .lm import LanguageModel
 from .tasks import Task
 from .templates import Template
 
-__all__ = ["Prompt", "default_template", "manual_prompt", "random_prompt", "random_vectors"]
+__all__ = ["Prompt", "default_template", "manual_prompt", "random_prompt", "random_vectors", "salted_generator"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +108,12 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
                         "relations.jsonl beside it describes, or evaluate a Prompt with a template of your own")
     return Prompt(torch.zeros(0, lm.dim), task.manual_template, lm.name, lm.fingerprint, task.name,
                   {"method": "manual"})
+
+
+def salted_generator(seed: int, salt: str) -> torch.Generator:
+    """Random numbers of one name's own, the same whatever is drawn beside it."""
+    digest = hashlib.sha256(f"{seed}\t{salt}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

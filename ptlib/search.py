@@ -3,7 +3,8 @@
 Throughout, A is the (k, d) matrix of row-normalised target anchors and r a relative representation, (k,).
 The paper maximises cos(r, Au) over u by gradient descent. Since the cosine ignores the length of u, its
 maximiser is the direction of the least-squares solution of Au = r, and A enters only through its Gram matrix
-AᵀA and through Aᵀr: so neither way of searching touches the k anchors more than once.
+AᵀA and through Aᵀr: so neither way of searching touches the k anchors more than once. With a mask (the paper's
+top-k), each vector has anchors of its own, and only these count, on both sides.
 """
 
 from __future__ import annotations
@@ -15,38 +16,46 @@ from torch.nn.functional import normalize
 from .progress import progress_bar
 from .relative import relative_representation
 
-__all__ = ["NORMALIZATIONS", "RIDGES", "choose_ridge", "closed_form", "fit_score", "gradient_search", "matching_loss",
-           "normalize_prompt"]
+__all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "choose_ridge", "closed_form", "fit_score", "gradient_search",
+           "held_out_fit", "matching_loss", "normalize_prompt", "split_anchors"]
 
-NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss")
+NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-HELD_OUT = 0.2  # share of the anchors that choose_ridge sets aside
+HELD_OUT = 0.2  # share of the anchors that label-free choices are judged on
 
 
-def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: bool = False) -> Tensor:
+def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: bool = False,
+                mask: Tensor | None = None) -> Tensor:
     """The vectors with the relative representation closest to the given one, by least squares.
 
     u = (AᵀA + λI)⁻¹ Aᵀr with λ = ridge · tr(AᵀA) / d. With ridge 0, u has the highest possible cos(r, Au):
     the optimum of the paper's search. As ridge grows, u turns towards Aᵀr, the anchors weighted by r. In
-    float64 from one eigendecomposition, whatever the number of prompts; directions that no anchor spans get
-    no weight (the minimum-norm solution, where k < d).
+    float64 from one eigendecomposition, whatever the number of prompts (with a mask: one a vector); directions
+    that no anchor spans get no weight (the minimum-norm solution, where k < d).
 
     Args:
         relative: (..., k).
         anchors: (k, d), of any row lengths.
         ridge: relative to the mean eigenvalue of AᵀA.
         center: subtract means over the anchors first, so that Pearson correlation takes the place of cosine.
+        mask: (..., k) bool, the anchors that count for each vector; all if None.
 
     Returns:
         (..., d) float64.
     """
-    gram, projected = _normal_equations(relative, anchors, center)
+    gram, projected = _normal_equations(relative, anchors, center, mask)
     return _solve(torch.linalg.eigh(gram), projected, ridge)
 
 
-def _normal_equations(relative: Tensor, anchors: Tensor, center: bool) -> tuple[Tensor, Tensor]:
-    """AᵀA (d, d) and Aᵀr (..., d) in float64."""
+def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
+                      mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """AᵀA, (d, d) or with a mask (..., d, d), and Aᵀr, (..., d), in float64."""
     a, r = normalize(anchors.double(), dim=-1), relative.double()
+    if mask is not None:
+        k, d = a.shape
+        grams, projected = zip(*(_normal_equations(one[kept], a[kept], center) for one, kept in
+                                 zip(r.reshape(-1, k), mask.reshape(-1, k), strict=True)), strict=True)
+        return torch.stack(grams).view(*r.shape[:-1], d, d), torch.stack(projected).view(*r.shape[:-1], d)
     if center:
         a, r = a - a.mean(0), r - r.mean(-1, keepdim=True)
     return a.T @ a, r @ a
@@ -55,35 +64,51 @@ def _normal_equations(relative: Tensor, anchors: Tensor, center: bool) -> tuple[
 def _solve(factors: tuple[Tensor, Tensor], projected: Tensor, ridge: float) -> Tensor:
     """(AᵀA + λI)⁻¹ projected, from AᵀA's eigenvalues and eigenvectors, with λ = ridge · mean eigenvalue."""
     values, basis = factors
-    tiny = values.amax() * len(values) * torch.finfo(values.dtype).eps
-    inverse = torch.where(values > tiny, 1 / (values.clamp_min(tiny) + ridge * values.mean()), 0.0)
-    return ((projected @ basis) * inverse) @ basis.T
+    tiny = values.amax(-1, keepdim=True) * values.shape[-1] * torch.finfo(values.dtype).eps
+    shifted = values.clamp_min(tiny) + ridge * values.mean(-1, keepdim=True)
+    inverse = torch.where(values > tiny, 1 / shifted, 0.0)
+    return (((projected.unsqueeze(-2) @ basis) * inverse.unsqueeze(-2)) @ basis.mT).squeeze(-2)
 
 
-def choose_ridge(relative: Tensor, anchors: Tensor, center: bool = False, seed: int = 0) -> float:
-    """The ridge of ``RIDGES`` that predicts the relations to anchors it has not seen best: no labels needed.
+def split_anchors(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Positions of the anchors to fit on and of the ``HELD_OUT`` share to judge on; a single one is both."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(HELD_OUT * count))
+    return (order[held:], order[:held]) if count > 1 else (order, order)
+
+
+def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: Tensor | None = None,
+                 seed: int = 0) -> Tensor:
+    """√R² on anchors that the closed form has not seen, for every ridge of ``RIDGES``: needs no label.
 
     Args:
-        relative: (n, k), all prompts that are to be moved.
+        relative: (..., k).
         anchors: (k, d).
-        center: as in ``closed_form``.
+        center, mask: as in ``closed_form``.
         seed: of the choice of held-out anchors.
+
+    Returns:
+        (len(RIDGES), ...): cos(r, Au) on the held-out fifth of the anchors, with u from the others.
     """
-    order = torch.randperm(len(anchors), generator=torch.Generator().manual_seed(seed)).to(anchors.device)
-    count = max(1, round(HELD_OUT * len(order)))
-    held, seen = order[:count], order[count:]
-    if len(seen) == 0:
-        return RIDGES[0]
-    gram, projected = _normal_equations(relative[..., seen], anchors[seen], center)
+    fitted, held = (part.to(anchors.device) for part in split_anchors(len(anchors), seed))
+    masks = [None, None] if mask is None else [mask[..., fitted], mask[..., held]]
+    gram, projected = _normal_equations(relative[..., fitted], anchors[fitted], center, masks[0])
     factors = torch.linalg.eigh(gram)  # one factorisation for all ridges
-    losses = [matching_loss(relative[..., held], _solve(factors, projected, ridge), anchors[held]) for ridge in RIDGES]
-    return RIDGES[min(range(len(RIDGES)), key=lambda i: float(losses[i].mean()))]
+    return torch.stack([1 - matching_loss(relative[..., held], _solve(factors, projected, ridge), anchors[held],
+                                          masks[1]) for ridge in RIDGES])
 
 
-def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor) -> Tensor:
+def choose_ridge(fit: Tensor) -> float:
+    """The ridge of ``RIDGES`` with the best mean ``held_out_fit``: one for all prompts that are moved together."""
+    return RIDGES[int(fit.flatten(1).mean(1).argmax())]
+
+
+def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 − cos(r, relative representation of u) for each vector (the paper's objective): (...)."""
-    own = relative_representation(vectors.double(), anchors.double())
-    return 1 - torch.cosine_similarity(relative.double(), own, dim=-1)
+    r, own = relative.double(), relative_representation(vectors.double(), anchors.double())
+    if mask is not None:
+        r, own = r * mask, own * mask
+    return 1 - torch.cosine_similarity(r, own, dim=-1)
 
 
 def fit_score(relative: Tensor, anchors: Tensor) -> Tensor:
@@ -92,11 +117,13 @@ def fit_score(relative: Tensor, anchors: Tensor) -> Tensor:
 
 
 def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: int = 2000, lr: float = 5e-3,
-                    normalize_in_loss: bool = False, seed: int = 0, progress: bool = False) -> Tensor:
+                    normalize_in_loss: bool = False, mask: Tensor | None = None, seed: int = 0,
+                    progress: bool = False) -> Tensor:
     """The paper's search: Adam on the mean of 1 − cos(r, Au) from Xavier-normal vectors.
 
     The objective is written with AᵀA and Aᵀr, cos(r, Au) = (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)), which has the same
-    values and gradients as the k cosines and costs d² instead of kd a vector and step.
+    values and gradients as the k cosines and costs d² instead of kd a vector and step. The rate is constant: a
+    search of fewer steps is the beginning of one of more.
 
     Args:
         relative: (n, m, k), n prompts.
@@ -104,20 +131,23 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
         table: (V, d), the target's whole embedding table, for ``normalize_in_loss``.
         normalize_in_loss: apply ``normalize_prompt(..., "affine")`` to the candidate before the loss, and return
             it so, as the paper's reference code does.
+        mask: (n, m, k) bool, the anchors that count for each vector; all if None.
         seed: of the initial vectors, the same for each of the n prompts.
 
     Returns:
         (n, m, d).
     """
-    gram, projected = (t.float() for t in _normal_equations(relative, anchors, center=False))
-    lengths = relative.norm(dim=-1)
+    gram, projected = (t.float() for t in _normal_equations(relative, anchors, mask=mask))
+    lengths = (relative if mask is None else relative * mask).norm(dim=-1)
     start = torch.nn.init.xavier_normal_(torch.empty(relative.shape[1], anchors.shape[1]),
                                          generator=torch.Generator().manual_seed(seed))
     vectors = start.to(gram.device).expand(len(relative), -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=lr)
     for _ in progress_bar(range(steps), show=progress, desc="searching"):
         u = normalize_prompt(vectors, table, "affine") if normalize_in_loss else vectors
-        cosine = (projected * u).sum(-1) / (lengths * ((u @ gram) * u).sum(-1).clamp_min(1e-12).sqrt())
+        quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
+        # The clamp keeps the root's gradient finite at u = 0.
+        cosine = (projected * u).sum(-1) / (lengths * quadratic.clamp_min(1e-12).sqrt())
         optimizer.zero_grad(set_to_none=True)
         # The sum over prompts of the mean over a prompt's vectors: each prompt is searched as if alone.
         (1 - cosine).mean(-1).sum().backward()
@@ -126,19 +156,23 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
     return normalize_prompt(found, table, "affine") if normalize_in_loss else found
 
 
-def normalize_prompt(vectors: Tensor, table: Tensor, how: str) -> Tensor:
+def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
     """Give found vectors the scale of the target's embeddings (section 3.4 of the paper).
 
     Args:
         vectors: (..., m, d): each prompt of m vectors is standardised by its own scalar statistics.
         table: (V, d), the target's whole embedding table.
         how: ``"none"``; ``"scale"``: divide by the prompt's standard deviation, multiply by the table's;
-            ``"affine"``: also move the prompt's mean to the table's. The scale alone keeps every direction,
-            the shift does not. ``"affine-in-loss"`` has been applied by the search already.
+            ``"affine"``: also move the prompt's mean to the table's; ``"affine-in-loss"`` has been applied by the
+            search already; ``"norm-preserving"``: give each vector the norm in ``lengths``. Scale and norm keep
+            every direction, the shift does not.
+        lengths: (..., m), for ``"norm-preserving"``.
     """
     if how in ("none", "affine-in-loss"):
         return vectors
-    spread = vectors.std(dim=(-2, -1), keepdim=True) if vectors[..., 0].numel() else vectors
+    if how == "norm-preserving":
+        return normalize(vectors, dim=-1) * lengths.unsqueeze(-1)
+    spread = vectors.std(dim=(-2, -1), keepdim=True)
     if how == "scale":
         return vectors / spread * table.std()
     mean = vectors.mean(dim=(-2, -1), keepdim=True)

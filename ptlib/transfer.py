@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -13,21 +18,138 @@ from .anchors import Anchors, shared_anchors
 from .errors import PromptMismatchError, PromptTransferError
 from .lm import LanguageModel
 from .prompts import Prompt
-from .relative import relative_representation
+from .relative import mean_relative, relative_representation, top_k_mask
 from .search import (
     NORMALIZATIONS,
     choose_ridge,
     closed_form,
-    fit_score,
     gradient_search,
+    held_out_fit,
     matching_loss,
     normalize_prompt,
 )
 
 __all__ = ["METHODS", "transfer", "transfer_many"]
 
-SEARCHES = ("closed-form", "gradient")  # these go through the relative space and are normalised after it
-METHODS = (*SEARCHES, "discretize", "copy", "random")
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """What every method starts from: n prompts of m vectors in each source.
+
+    Attributes:
+        vectors: one (n, m, d) a source.
+        salts: n names, for what is drawn at random.
+        weights: one a source, with the sum 1.
+    """
+
+    vectors: list[Tensor]
+    salts: list[str]
+    sources: list[LanguageModel]
+    target: LanguageModel
+    anchors: Anchors
+    weights: list[float]
+    normalize: str
+    seed: int
+
+    @cached_property
+    def tables(self) -> list[Tensor]:
+        """The anchors in each source, (k, d_i), on the target's device."""
+        return [self.anchors.of(lm).to(self.target.device) for lm in self.sources]
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The anchors in the target, (k, d)."""
+        return self.anchors.of(self.target)
+
+    @cached_property
+    def relatives(self) -> list[Tensor]:
+        return [relative_representation(v, table) for v, table in zip(self.vectors, self.tables, strict=True)]
+
+    @cached_property
+    def relative(self) -> Tensor:
+        """What the sources say together, (n, m, k)."""
+        return mean_relative(self.relatives, self.weights)
+
+    @cached_property
+    def fit(self) -> Tensor:
+        """``held_out_fit`` of the prompts, (ridges, n, m)."""
+        return held_out_fit(self.relative, self.table, seed=self.seed)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The norm that each vector has relative to its source's anchors, on the target's scale: (n, m)."""
+        shares = [w * v.norm(dim=-1) / table.norm(dim=-1).mean()
+                  for w, v, table in zip(self.weights, self.vectors, self.tables, strict=True)]
+        return sum(shares) * self.table.norm(dim=-1).mean()
+
+    def masked(self, top_k: int | None) -> tuple[Tensor, Tensor | None]:
+        """The relative representation on the anchors that all sources together find the most similar, and these."""
+        if top_k is None:
+            return self.relative, None
+        mask = top_k_mask(self.relative, top_k)
+        return mean_relative([relative * mask for relative in self.relatives], self.weights), mask
+
+    def through(self, maps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        """The weighted mean of each source's vectors after its map, (n, m, d)."""
+        return sum(w * one(v) for w, one, v in zip(self.weights, maps, self.vectors, strict=True))
+
+
+# --- One function a method: Move → vectors (n, m, d), and what it chose. Its keywords are its options. ---
+
+
+def _closed_form(move: Move, ridge: float | str = "auto", center: bool = False, top_k: int | None = None):
+    relative, mask = move.masked(top_k)
+    if ridge == "auto":
+        plain = mask is None and not center
+        ridge = choose_ridge(move.fit if plain else held_out_fit(relative, move.table, center, mask, move.seed))
+    return closed_form(relative, move.table, ridge, center, mask), {"ridge": ridge}
+
+
+def _gradient(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None, progress: bool = False):
+    relative, mask = move.masked(top_k)
+    return gradient_search(relative, move.table, move.target.embeddings, steps=steps, lr=lr, mask=mask,
+                           normalize_in_loss=move.normalize == "affine-in-loss", seed=move.seed, progress=progress), {}
+
+
+def _weighted_sum(move: Move, top_k: int | None = None):
+    relative, _ = move.masked(top_k)
+    return baselines.weighted_sum(relative, move.table), {}
+
+
+def _linear(move: Move, ridge: float | str = "auto"):
+    maps, ridges = zip(*(baselines.ridge_map(x, move.table, ridge, move.seed) for x in move.tables), strict=True)
+    return move.through(maps), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
+
+
+def _procrustes(move: Move, whiten: bool = False):
+    return move.through([baselines.procrustes_map(x, move.table, whiten) for x in move.tables]), {}
+
+
+def _projector(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3):
+    maps, records = zip(*(baselines.projector(x, move.table, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
+                          for x in move.tables), strict=True)
+    return move.through(maps), {"trained": list(records)}
+
+
+def _discretize(move: Move):
+    return baselines.nearest_anchors(move.relative, move.table), {}
+
+
+def _copy(move: Move):
+    if len(move.sources) > 1:
+        raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
+                                  "of different LMs cannot be averaged as they are; use another method")
+    return baselines.copy_vectors(move.vectors[0], move.sources[0], move.target), {}
+
+
+def _random(move: Move):
+    return baselines.draw_random(move.salts, move.vectors[0].shape[1], move.target, move.seed), {}
+
+
+METHODS = {"closed-form": _closed_form, "gradient": _gradient, "linear": _linear, "procrustes": _procrustes,
+           "projector": _projector, "weighted-sum": _weighted_sum, "discretize": _discretize, "copy": _copy,
+           "random": _random}
+UNSCALED = ("discretize", "copy", "random")  # have the scale of an embedding already: not normalised
 
 
 def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Sequence[LanguageModel],
@@ -36,74 +158,79 @@ def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Seque
     return transfer_many({"prompt": prompt}, source=source, target=target, **options)["prompt"]
 
 
-def transfer_many(prompts: Mapping[str, Prompt | Sequence[Prompt]], *, source: LanguageModel | Sequence[LanguageModel],
-                  target: LanguageModel, method: str = "closed-form", anchors: Anchors | None = None,
-                  normalize: str = "affine", seed: int = 0, **method_options) -> dict[str, Prompt]:
+def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
+                  source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "closed-form",
+                  anchors: Anchors | None = None, normalize: str = "affine", weights: Sequence[float] | None = None,
+                  seed: int = 0, **method_options) -> dict[Hashable, Prompt]:
     """Move many prompts between one set of LMs, with one factorisation for all.
 
     Args:
         prompts: {name: prompt}, or {name: one prompt of each source}; all of one length.
-        source: the LM that the prompts were made for, or several.
+        source: the LM that the prompts were made for, or several, of any widths and tokenizers.
         target: the LM that they go to. No label and no gradient of it is used, only its embeddings.
-        method: ``"closed-form"`` (options ``ridge="auto"`` | float, ``center=False``), the optimum of the paper's
-            search at ridge 0; "auto" chooses one ridge for all prompts of the call, on held-out anchors;
-            ``"gradient"`` (``steps=2000``, ``lr=5e-3``, ``progress=False``), the paper's search;
-            ``"discretize"``, ``"copy"`` and ``"random"``: baselines, left on the scale they have.
+        method: one of ``METHODS``:
+            ``"closed-form"`` (options ``ridge="auto"`` | float, ``center=False``, ``top_k=None``), the optimum of the
+            paper's search at ridge 0; "auto" chooses one ridge for all prompts of the call, on held-out anchors;
+            ``"gradient"`` (``steps=2000``, ``lr=5e-3``, ``top_k=None``, ``progress=False``), the paper's search,
+            which ends at its last step;
+            maps learnt from the anchors: ``"linear"`` (``ridge="auto"`` | float), ridge regression from source to
+            target, ``"procrustes"`` (``whiten=False``), ``"projector"`` (``hidden=256``, ``epochs=50``, ``lr=1e-3``);
+            ``"weighted-sum"`` (``top_k=None``) of the target's anchors;
+            ``"discretize"``, ``"copy"`` and ``"random"``, which are left on the scale that they have.
         anchors: shared words; all that the LMs have in common if None.
-        normalize: of the searched vectors: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after the search)
-            or ``"affine-in-loss"`` (the reference code's; gradient only).
+        normalize: of all but the last three: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after the search),
+            ``"affine-in-loss"`` (the reference code's; gradient only) or ``"norm-preserving"``: each vector gets the
+            norm that the source's had relative to the source's anchors.
+        weights: how much each source counts; all the same if None.
         seed: of everything random.
 
     With several sources, a vector's relative representations are averaged at unit length: the optimum over
-    that average is the optimum of the paper's mean loss, and the order of the sources changes nothing.
+    that average is the optimum of the paper's mean loss. ``top_k`` keeps the anchors with the highest average. The
+    maps are averaged after them. The order of the sources changes nothing.
 
     Returns:
-        {name: Prompt} for ``target``. ``meta`` says method, options, sources and their own records, anchors,
-        ``fit`` and ``fit_per_vector`` (√R², what the best target vector reaches, label-free), ``matching_loss``
-        (after normalisation) and ``seconds`` (of the whole call).
+        {name: Prompt} for ``target``. ``meta`` says method, options (chosen ones filled in), sources and their own
+        records, anchors, ``fit`` and ``fit_per_vector`` (√R² on held-out anchors: how well any vector of the target
+        can imitate the prompt, label-free, whatever the method), ``matching_loss`` (1 − cosine of the relative
+        representations, of this method's vectors as they are returned) and ``seconds`` (of the method, for all
+        prompts together).
 
     Raises:
-        PromptMismatchError: a prompt is not of its source, has no vectors, or the lengths differ.
+        PromptMismatchError: a prompt is not of its source, has no vectors, or the lengths differ; ``"copy"`` between
+            different widths.
         AnchorError: the LMs share no words.
-        PromptTransferError: an unknown method, option or normalisation.
+        PromptTransferError: an unknown method, option, normalisation or weight.
     """
-    began = time.perf_counter()
     sources = [source] if isinstance(source, LanguageModel) else list(source)
     rows = {name: [p] if isinstance(p, Prompt) else list(p) for name, p in prompts.items()}
-    _check(rows, sources, method, normalize)
+    _check_prompts(rows, sources)
+    options = _check_method(method, normalize, method_options)
     template = next(iter(rows.values()))[0].template
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
-    about = {"method": method, "options": method_options, "seed": seed, "target": target.name}
-    per_prompt: list[dict] = [{} for _ in rows]
-    if method in SEARCHES:
-        anchors = anchors or shared_anchors(*sources, target)
-        relative = _mean_relative([relative_representation(v, anchors.of(lm).to(target.device))
-                                   for v, lm in zip(vectors, sources, strict=True)])
-        table = anchors.of(target)
-        moved, chosen = _search(relative, table, target, method, normalize, seed, method_options)
-        fit = fit_score(relative, table)
-        loss = matching_loss(relative, moved, table).mean(-1)
-        about |= {"normalize": normalize, "anchors": len(anchors), "options": chosen}
-        per_prompt = [{"fit": f.mean().item(), "fit_per_vector": f.tolist(), "matching_loss": one.item()}
-                      for f, one in zip(fit, loss, strict=True)]
-    else:
-        moved = _baseline(vectors, sources, target, method, anchors, seed, method_options)
-    about["seconds"] = time.perf_counter() - began
-    moved = moved.float().cpu()
-    return {name: Prompt(moved[i], template, target.name, target.fingerprint, row[0].task, {
-                **about, **per_prompt[i],
+    anchors = anchors or shared_anchors(*sources, target)
+    _check_top_k(options.get("top_k"), anchors)
+    move = Move(vectors, [str(row[0].task) for row in rows.values()], sources, target, anchors,
+                _shares(weights, len(sources)), normalize, seed)
+    fit = move.fit[int(move.fit.flatten(1).mean(1).argmax())]
+
+    began = time.perf_counter()
+    found, chosen = METHODS[method](move, **options)
+    if method not in UNSCALED:
+        found = normalize_prompt(found, target.embeddings, normalize, move.lengths)
+    seconds = time.perf_counter() - began
+
+    loss = matching_loss(move.relative, found, move.table).mean(-1)
+    found = found.float().cpu()
+    about = {"method": method, "options": {**options, **chosen}, "normalize": normalize, "anchors": len(anchors),
+             "weights": move.weights, "seed": seed, "target": target.name, "seconds": seconds}
+    return {name: Prompt(found[i], template, target.name, target.fingerprint, row[0].task, {
+                **about, "fit": fit[i].mean().item(), "fit_per_vector": fit[i].tolist(),
+                "matching_loss": loss[i].item(),
                 "sources": [{"lm": p.lm_name, "fingerprint": p.lm_fingerprint, "meta": p.meta} for p in row]})
             for i, (name, row) in enumerate(rows.items())}
 
 
-def _check(rows: dict[str, list[Prompt]], sources: list[LanguageModel], method: str, normalize: str) -> None:
-    if method not in METHODS:
-        raise PromptTransferError(f"method={method!r}; expected one of {', '.join(METHODS)}")
-    if normalize not in NORMALIZATIONS:
-        raise PromptTransferError(f"normalize={normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
-    if normalize == "affine-in-loss" and method != "gradient":
-        raise PromptTransferError(f"normalize='affine-in-loss' with method={method!r}; only 'gradient' has a loss "
-                                  "to normalise in; use normalize='affine'")
+def _check_prompts(rows: dict[Hashable, list[Prompt]], sources: list[LanguageModel]) -> None:
     if not rows:
         raise PromptTransferError("no prompts were given; expected {name: Prompt}")
     for name, row in rows.items():
@@ -120,45 +247,46 @@ def _check(rows: dict[str, list[Prompt]], sources: list[LanguageModel], method: 
                                   "expected a prompt with vectors")
 
 
-def _mean_relative(relatives: list[Tensor]) -> Tensor:
-    """Mean of unit-length relative representations; of a single source, the representation itself."""
-    if len(relatives) == 1:
-        return relatives[0]
-    stacked = torch.stack(relatives)
-    lengths = stacked.norm(dim=-1, keepdim=True)
-    # The mean length is given back: the relative lengths of a prompt's vectors matter to its normalisation.
-    return (stacked / lengths).mean(0) * lengths.mean(0)
+# What each option may be, in words and as a test.
+OPTIONS = {
+    **dict.fromkeys(("hidden", "epochs"), ("a whole number above 0", lambda v: isinstance(v, Integral) and v >= 1)),
+    "ridge": ("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and v >= 0)),
+    "lr": ("a number above 0", lambda v: isinstance(v, Real) and v > 0),
+    "steps": ("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0),
+    "top_k": ("None or a whole number of at least 1", lambda v: v is None or (isinstance(v, Integral) and v >= 1)),
+    **dict.fromkeys(("center", "whiten", "progress"), ("True or False", lambda v: isinstance(v, bool))),
+}
 
 
-def _search(relative: Tensor, anchors: Tensor, target: LanguageModel, method: str, normalize: str, seed: int,
-            options: dict) -> tuple[Tensor, dict]:
-    """Target vectors (n, m, d) and the options that were used, those chosen automatically filled in."""
-    try:
-        if method == "closed-form":
-            options = {"ridge": "auto", "center": False, **options}
-            if options["ridge"] == "auto":
-                options["ridge"] = choose_ridge(relative, anchors, options["center"], seed)
-            if not options["ridge"] >= 0:
-                raise PromptTransferError(f"ridge={options['ridge']!r}; expected 'auto' or a number of at least 0")
-            found = closed_form(relative, anchors, **options)
-        else:
-            found = gradient_search(relative, anchors, target.embeddings, seed=seed,
-                                    normalize_in_loss=normalize == "affine-in-loss", **options)
-    except TypeError as error:
-        raise PromptTransferError(f"method {method!r} does not take the options {sorted(options)}: {error}") from error
-    return normalize_prompt(found, target.embeddings, normalize), options
+def _check_method(method: str, normalize: str, given: dict) -> dict:
+    """All options of the method, with its defaults filled in."""
+    if method not in METHODS:
+        raise PromptTransferError(f"method={method!r}; expected one of {', '.join(METHODS)}")
+    if normalize not in NORMALIZATIONS:
+        raise PromptTransferError(f"normalize={normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
+    if normalize == "affine-in-loss" and method != "gradient":
+        raise PromptTransferError(f"normalize='affine-in-loss' with method={method!r}; only 'gradient' has a loss "
+                                  "to normalise in; use normalize='affine'")
+    known = {name: p.default for name, p in inspect.signature(METHODS[method]).parameters.items() if name != "move"}
+    if unknown := given.keys() - known.keys():
+        raise PromptTransferError(f"method {method!r} has no option {', '.join(sorted(unknown))}; it has "
+                                  f"{', '.join(known) or 'none'}")
+    for name, value in given.items():
+        words, holds = OPTIONS[name]
+        if not holds(value):
+            raise PromptTransferError(f"{name}={value!r}; expected {words}")
+    return known | given
 
 
-def _baseline(vectors: list[Tensor], sources: list[LanguageModel], target: LanguageModel, method: str,
-              anchors: Anchors | None, seed: int, options: dict) -> Tensor:
-    if options:
-        raise PromptTransferError(f"method {method!r} takes no options, but got {sorted(options)}")
-    if method == "random":
-        n, m, _ = vectors[0].shape  # one draw for all, as if each were moved alone
-        return baselines.draw_random((m,), target, seed).expand(n, -1, -1)
-    if len(sources) > 1:
-        raise PromptMismatchError(f"method {method!r} moves the prompt of one source, but got {len(sources)}; "
-                                  f"expected one source, or one of {', '.join(SEARCHES)}")
-    if method == "copy":
-        return baselines.copy_vectors(vectors[0], sources[0], target)
-    return baselines.discretize(vectors[0], sources[0], target, anchors or shared_anchors(*sources, target))
+def _check_top_k(top_k: int | None, anchors: Anchors) -> None:
+    if top_k is not None and top_k > len(anchors):
+        raise PromptTransferError(f"top_k={top_k}, but there are {len(anchors)} anchors; expected at most as many, or "
+                                  "None for all")
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    if len(weights) != count or not all(w >= 0 and math.isfinite(w) for w in weights) or not sum(weights):
+        raise PromptTransferError(f"weights={weights} for {count} sources; expected one number of at least 0 for each, "
+                                  "not all 0")
+    return [weight / sum(weights) for weight in weights]

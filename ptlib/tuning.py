@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .errors import TaskError
+from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
 from .progress import progress_bar
-from .prompts import Prompt, default_template, random_vectors
+from .prompts import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from .tasks import Example, Task
 from .templates import Layout, Template, batches
 
@@ -25,9 +25,10 @@ WARMUP = 0.1  # share of the steps
 
 @dataclass
 class Run:
-    """The tuning of one task: its data, its parameter, and the best state on dev so far."""
+    """The tuning of one task with one seed: its data, its parameter, and the best state on dev so far."""
 
     task: Task
+    seed: int
     vectors: torch.nn.Parameter
     train: list[Layout]
     train_ids: list[int]
@@ -51,37 +52,47 @@ class Run:
         return (step + 1) / warm if step < warm else (self.steps - step) / max(1, self.steps - warm)
 
 
-def tune(lm: LanguageModel, task: Task, **options) -> Prompt:
-    """Tune one prompt: ``tune_many`` for one task."""
-    return tune_many(lm, [task], **options)[task.name]
+def tune(lm: LanguageModel, task: Task, *, seed: int = 0, **options) -> Prompt:
+    """Tune one prompt: ``tune_many`` for one task and seed."""
+    return tune_many(lm, [task], seed=seed, **options)[task.name]
 
 
 def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5, template: str | None = None,
-              epochs: int = 30, lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[str, Prompt]:
-    """Tune one prompt for each task, all tasks in one batch.
+              init: str | Sequence[str] = "random", epochs: int = 30, lr: float = 5e-3, seed: int | Sequence[int] = 0,
+              progress: bool = True) -> dict[str, Prompt] | dict[int, dict[str, Prompt]]:
+    """Tune one prompt for each task, or for each task and seed, all in one batch.
 
     Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay
     and batches of 16; keeps the vectors with the best P@1 on the task's dev examples (ties: the lower loss).
-    Test examples are not looked at. Each task has its own random numbers and schedule: its prompt does not
-    depend on the tasks beside it.
+    Test examples are not looked at. Each task and seed has its own random numbers and schedule: its prompt does
+    not depend on those beside it.
 
     Args:
         lm: frozen; its weights get no gradients.
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
+        init: where the vectors start: ``"random"`` on the scale of the embeddings; ``"manual"``, the embeddings of
+            the manual template's words in their order, from the first again if they are fewer than the vectors;
+            or words of the LM, such as ``anchors.words``, of which m are drawn.
         epochs: passes over the train examples (the paper: 10, with about a thousand facts a relation).
         lr: peak learning rate (the paper: 3e-3, over more steps).
-        seed: of the initial vectors and the order of examples.
+        seed: of the initial vectors and the order of examples; several for several prompts a task.
         progress: show a bar.
 
     Returns:
-        {task.name: Prompt}.
+        {task.name: Prompt}; of several seeds {seed: {task.name: Prompt}}.
 
     Raises:
-        TaskError: a task has no train example whose object is one token of ``lm``.
+        TaskError: a task has no train example whose object is one token of ``lm``; ``init="manual"`` and it has no
+            manual template.
+        PromptTransferError: no tasks, no seeds, no epochs, or no such start.
     """
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if not tasks or not seeds or epochs < 1:
+        raise PromptTransferError(f"{len(tasks)} tasks, {len(seeds)} seeds, epochs={epochs}; expected one of each at "
+                                  "least")
     template = template or default_template(num_vectors)
-    runs = [_start(lm, task, Template(template), epochs, seed) for task in tasks]
+    runs = [_start(lm, task, Template(template), init, epochs, one) for one in seeds for task in tasks]
     optimizer = torch.optim.AdamW([{"params": [run.vectors]} for run in runs], lr=lr)
     per_epoch = max(run.steps for run in runs) // epochs
     with progress_bar(range(per_epoch * epochs), show=progress, desc=f"tuning {len(runs)} prompts on {lm.name}") as bar:
@@ -95,23 +106,43 @@ def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5,
             finished = [run for run in active if (step + 1) % (run.steps // epochs) == 0]  # an epoch of their own
             if finished:
                 _keep_best(lm, finished)
-    meta = {"method": "tuned", "epochs": epochs, "lr": lr, "seed": seed, "init": "random"}
-    return {run.task.name: Prompt(run.best_vectors, template, lm.name, lm.fingerprint, run.task.name,
-                                  {**meta, "train": len(run.train), "dev": len(run.dev), "dev_p_at_1": run.best[0]})
-            for run in runs}
+    found: dict[int, dict[str, Prompt]] = {one: {} for one in seeds}
+    for run in runs:
+        meta = {"method": "tuned", "epochs": epochs, "lr": lr, "seed": run.seed, "train": len(run.train),
+                "init": init if isinstance(init, str) else "words", "dev": len(run.dev), "dev_p_at_1": run.best[0]}
+        found[run.seed][run.task.name] = Prompt(run.best_vectors, template, lm.name, lm.fingerprint, run.task.name,
+                                                meta)
+    return found[seed] if isinstance(seed, int) else found
 
 
-def _start(lm: LanguageModel, task: Task, template: Template, epochs: int, seed: int) -> Run:
+def _start(lm: LanguageModel, task: Task, template: Template, init: str | Sequence[str], epochs: int, seed: int) -> Run:
     train, train_ids = _usable(lm, template, task.train)
     dev, dev_ids = _usable(lm, template, task.dev)
     if not train:
         raise TaskError(f"task {task.name!r} has {len(task.train)} train examples, none with an object that is one "
                         f"token of {lm.name}; tuning needs some (a .jsonl file names them with \"split\": \"train\")")
-    salt = hashlib.sha256(f"{seed}\t{task.name}".encode()).digest()
-    draw = torch.Generator().manual_seed(int.from_bytes(salt[:7], "big"))
-    vectors = torch.nn.Parameter(random_vectors(lm, (template.num_vectors,), draw).to(lm.device))
-    return Run(task, vectors, train, train_ids, dev or train, dev_ids or train_ids, draw,
+    draw = salted_generator(seed, task.name)
+    vectors = torch.nn.Parameter(_initial_vectors(lm, task, template.num_vectors, init, draw).to(lm.device))
+    return Run(task, seed, vectors, train, train_ids, dev or train, dev_ids or train_ids, draw,
                steps=epochs * -(-len(train) // BATCH_SIZE))
+
+
+def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],
+                     draw: torch.Generator) -> Tensor:
+    """(count, d)."""
+    if init == "random":
+        return random_vectors(lm, (count,), draw)
+    if init == "manual":
+        ids = lm.tokenize(re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).strip())
+        return lm.embeddings[[ids[i % len(ids)] for i in range(count)]].clone()
+    if isinstance(init, str):
+        raise PromptTransferError(f"init={init!r}; expected 'random', 'manual' or a list of words")
+    known = [i for i in lm.word_ids(init) if i is not None]
+    if not known:
+        raise PromptTransferError(f"init has {len(init)} words, none of them one token of {lm.name}; expected some, "
+                                  "such as anchors.words")
+    chosen = torch.randint(len(known), (count,), generator=draw).tolist()
+    return lm.embeddings[[known[i] for i in chosen]].clone()
 
 
 def _usable(lm: LanguageModel, template: Template, examples: Sequence[Example]) -> tuple[list[Layout], list[int]]:
