@@ -110,8 +110,9 @@ def procrustes_map(x: Tensor, y: Tensor, whiten: bool = False) -> AffineMap:
     """The orthogonal map from the source's anchors (k, d_s) to the target's (k, d_t) (Schönemann 1966).
 
     W = UVᵀ from the singular vectors of XᵀY: of all maps with orthonormal rows or columns the one with the
-    least Σ‖xW − y‖². With ``whiten``, both tables are whitened first and the result is given the target's
-    covariance (Artetxe et al. 2018): W = Cx^(−1/2) UVᵀ Cy^(1/2).
+    largest Σ(xW)·y, which, unless the target is the narrower, has the least Σ‖xW − y‖². With ``whiten``, both
+    tables are whitened first and the result is given the target's covariance (Artetxe et al. 2018):
+    W = Cx^(−1/2) UVᵀ Cy^(1/2).
     """
     x, y, x_mean, y_mean = _centered(x, y)
     if not whiten:
@@ -154,7 +155,7 @@ def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: 
     fitted, held = split_anchors(len(x), seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], hidden), torch.nn.ReLU(),
                                       torch.nn.Linear(hidden, y.shape[1])).to(x.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
@@ -173,5 +174,6 @@ def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: 
             break
     network.load_state_dict(state)
     network.requires_grad_(False)
-    record = {"held_out_r2": 1 - best / y[held].var(0, correction=0).mean().item(), "epoch": at + 1}
+    variance = y[held].var(0, correction=0).mean().item()
+    record = {"held_out_r2": 1 - best / variance if variance else None, "epoch": at + 1}  # None: one anchor held out
     return lambda vectors: network(vectors / scale_x) * scale_y, record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -139,11 +139,27 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
     return Evaluation(table, dropped, lm.name, prompt.task, len(words), tuple(k))
 
 
-def evaluate_many(lm: LanguageModel, prompts: Mapping[str, Prompt], tasks: Sequence[Task], *,
+def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
                   candidates: Iterable[str] | None = None) -> list[Evaluation]:
-    """``evaluate`` on the test examples of every task, with the prompt of the task's name."""
+    """``evaluate`` of every prompt on the test examples of the task that it is for.
+
+    Args:
+        prompts: as ``tune_many`` and ``transfer_many`` return them; a prompt of no task is for the one that its
+            key names.
+        tasks: all that the prompts are for.
+
+    Raises:
+        TaskError: a prompt is for another task.
+    """
     words = None if candidates is None else list(candidates)
-    return [replace(evaluate(lm, prompts[task.name], task.test, candidates=words), task=task.name) for task in tasks]
+    by_name = {task.name: task for task in tasks}
+    evaluations = []
+    for key, prompt in prompts.items():
+        name = prompt.task or key
+        if name not in by_name:
+            raise TaskError(f"prompt {key!r} is for task {name!r}; expected one of {', '.join(by_name)}")
+        evaluations.append(replace(evaluate(lm, prompt, by_name[name].test, candidates=words), task=name))
+    return evaluations
 
 
 def evaluate_majority(task: Task, candidates: Iterable[str]) -> Evaluation:
@@ -182,25 +198,31 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
         PromptTransferError: ``versus`` is not among the labels, or has other relations.
     """
     groups = evaluations if isinstance(evaluations, Mapping) else {"all": evaluations}
+    if not groups or not all(groups.values()):
+        raise PromptTransferError("there is nothing to summarize; expected at least one evaluation for each row")
     if versus is not None and versus not in groups:
         raise PromptTransferError(f"versus={versus!r}; expected one of {', '.join(map(repr, groups))}")
 
     @cache
     def draws(count: int) -> np.ndarray:
-        """(resamples, count) shares of each unit in a resample; the same for all rows, so that they pair."""
+        """(resamples, count) shares of each relation in a resample; the same for all rows, so that they pair."""
         return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples) / count
 
-    def interval(values: np.ndarray, weights: np.ndarray | float = 1.0) -> tuple[float, float]:
-        share = draws(len(values))
-        means = (share @ (values * weights)) / (share @ (np.ones(len(values)) * weights))
-        return tuple(np.quantile(means, [0.025, 0.975]))
+    def relation_interval(scores: np.ndarray) -> tuple[float, float]:
+        return tuple(np.quantile(draws(len(scores)) @ scores, [0.025, 0.975]))
+
+    def fact_interval(facts: pd.DataFrame) -> tuple[float, float]:
+        # Facts of one mean and count are alike: drawing how many of each kind there are is drawing facts.
+        kinds, sizes = np.unique(facts[["mean", "count"]].to_numpy(), axis=0, return_counts=True)
+        drawn = np.random.default_rng(seed).multinomial(len(facts), sizes / len(facts), size=resamples)
+        return tuple(np.quantile(drawn @ kinds.prod(1) / (drawn @ kinds[:, 1]), [0.025, 0.975]))
 
     relations = {label: _relation_means(group) for label, group in groups.items()}
     rows = []
     for label, group in groups.items():
         scores, facts = relations[label].to_numpy(), _fact_means(group)
-        low, high = interval(scores)
-        pooled_low, pooled_high = interval(facts["mean"].to_numpy(), facts["count"].to_numpy())
+        low, high = relation_interval(scores)
+        pooled_low, pooled_high = fact_interval(facts)
         row = {"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
                "pooled": np.average(facts["mean"], weights=facts["count"]), "pooled_low": pooled_low,
                "pooled_high": pooled_high}
@@ -210,7 +232,7 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
                                           "expected evaluations to pair")
             paired = (relations[label] - relations[versus][relations[label].index]).to_numpy()
             row["difference"] = paired.mean()
-            row["difference_low"], row["difference_high"] = interval(paired)
+            row["difference_low"], row["difference_high"] = relation_interval(paired)
         repeats = len(group) / len(scores)
         rows.append({**row, "relations": len(scores), "facts": len(facts), "repeats": repeats,
                      "dropped": round(sum(len(e.dropped) for e in group) / repeats),

@@ -139,7 +139,7 @@ class LanguageModel:
     def with_random_weights(self, seed: int = 0) -> LanguageModel:
         """The control that knows nothing: same architecture and tokenizer, weights freshly drawn."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = type(self.model)(self.model.config)
         return LanguageModel(model.to(self.device), self.tokenizer, f"{self.name} (random weights)", self.kind)
 
@@ -149,7 +149,7 @@ def list_lms() -> list[str]:
     return [f"zoo/{folder.name}" for folder in sorted(ZOO.glob("*/")) if (folder / "config.json").exists()]
 
 
-def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
+def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = None,
             revision: str | None = None) -> LanguageModel:
     """Load a language model once a process.
 
@@ -164,7 +164,7 @@ def load_lm(name: str, device: str = "auto", dtype: torch.dtype | None = None,
     """
     if device == "auto":
         device = ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    return _load_lm(name, device, dtype or torch.float32, revision)
+    return _load_lm(str(name), device, dtype or torch.float32, revision)
 
 
 @cache

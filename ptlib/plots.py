@@ -8,9 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-__all__ = ["score_bars", "score_heatmap", "use_style"]
+__all__ = ["score_bars", "score_heatmap", "score_lines", "use_style"]
 
 LIGHT_TO_DARK = "crest"
+LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v")]
 
 
 def use_style() -> None:
@@ -43,13 +44,40 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     return ax
 
 
+def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """One line a label: mean P@1 over relations against a quantity, with a band for its 95 % interval.
+
+    Args:
+        summary: ``summarize``'s table with an index (label, x); the x of a line in their order, evenly spaced.
+        xlabel: what x is.
+        title: of the figure.
+        ax: drawn into; a new one if None.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 3.6))
+    ticks = [str(x) for x in dict.fromkeys(summary.index.get_level_values(1))]
+    for (label, rows), (color, dashes, marker) in zip(summary.groupby(level=0, sort=False), LINES, strict=False):
+        at = [ticks.index(str(x)) for x in rows.index.get_level_values(1)]
+        ax.plot(at, 100 * rows["relation_mean"], color=color, linestyle=dashes, marker=marker, label=label)
+        ax.fill_between(at, 100 * rows["relation_low"], 100 * rows["relation_high"], color=color, alpha=0.12, lw=0)
+    ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel=xlabel, ylabel="mean P@1, %", title=title)
+    ax.set_ylim(bottom=0)
+    if summary.index.get_level_values(0).nunique() > 1:
+        ax.legend()
+    return ax
+
+
 def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Mean P@1 of every source (row) and target (column), in percent; missing pairs stay blank."""
+    """Mean P@1 of every source (row) and target (column), in percent; missing pairs stay blank, self-transfer grey."""
     if ax is None:
         _, ax = plt.subplots(figsize=(1.5 + 0.85 * scores.shape[1], 1.2 + 0.6 * scores.shape[0]))
-    sns.heatmap(100 * scores, annot=True, fmt=".0f", vmin=0, vmax=100, cmap=LIGHT_TO_DARK, ax=ax, square=True,
-                cbar_kws={"label": "mean P@1, %"}, linewidths=0.5)
+    itself = np.array([[row == column for column in scores.columns] for row in scores.index])
+    style = {"annot": True, "fmt": ".0f", "vmin": 0, "vmax": 100, "ax": ax, "square": True, "linewidths": 0.5}
+    sns.heatmap(100 * scores, mask=itself, cmap=LIGHT_TO_DARK, cbar_kws={"label": "mean P@1, %"}, **style)
+    sns.heatmap(100 * scores, mask=~itself | scores.isna(), cmap=["0.88"], cbar=False,
+                annot_kws={"color": "0.45", "style": "italic"}, **style)
     ax.set(xlabel="target", ylabel="source", title=title)
+    ax.grid(False)
     ax.tick_params(axis="x", rotation=35)
     ax.tick_params(axis="y", rotation=0)
     for label in ax.get_xticklabels():

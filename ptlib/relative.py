@@ -50,5 +50,5 @@ def mean_relative(relatives: Sequence[Tensor], weights: Sequence[float]) -> Tens
     """
     stacked = torch.stack(list(relatives))
     shares = torch.tensor(weights, dtype=stacked.dtype, device=stacked.device).view(-1, *[1] * (stacked.ndim - 1))
-    lengths = stacked.norm(dim=-1, keepdim=True)
+    lengths = stacked.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(stacked.dtype).tiny)  # a zero vector stays one
     return (shares * stacked / lengths).sum(0) * (shares * lengths).sum(0)

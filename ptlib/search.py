@@ -30,8 +30,8 @@ def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: b
 
     u = (AᵀA + λI)⁻¹ Aᵀr with λ = ridge · tr(AᵀA) / d. With ridge 0, u has the highest possible cos(r, Au):
     the optimum of the paper's search. As ridge grows, u turns towards Aᵀr, the anchors weighted by r. In
-    float64 from one eigendecomposition, whatever the number of prompts (with a mask: one a vector); directions
-    that no anchor spans get no weight (the minimum-norm solution, where k < d).
+    float64 from one factorisation, whatever the number of prompts (with a mask: one a vector); directions that
+    no anchor spans get no weight (the minimum-norm solution, where k < d).
 
     Args:
         relative: (..., k).
@@ -44,7 +44,7 @@ def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: b
         (..., d) float64.
     """
     gram, projected = _normal_equations(relative, anchors, center, mask)
-    return _solve(torch.linalg.eigh(gram), projected, ridge)
+    return _solve(gram, projected, ridge)
 
 
 def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
@@ -61,13 +61,20 @@ def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
     return a.T @ a, r @ a
 
 
-def _solve(factors: tuple[Tensor, Tensor], projected: Tensor, ridge: float) -> Tensor:
-    """(AᵀA + λI)⁻¹ projected, from AᵀA's eigenvalues and eigenvectors, with λ = ridge · mean eigenvalue."""
-    values, basis = factors
-    tiny = values.amax(-1, keepdim=True) * values.shape[-1] * torch.finfo(values.dtype).eps
-    shifted = values.clamp_min(tiny) + ridge * values.mean(-1, keepdim=True)
-    inverse = torch.where(values > tiny, 1 / shifted, 0.0)
-    return (((projected.unsqueeze(-2) @ basis) * inverse.unsqueeze(-2)) @ basis.mT).squeeze(-2)
+def _solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
+    """(G + λI)⁻¹ projected with λ = ridge · mean eigenvalue of G; of a singular G the minimum-norm solution."""
+    d, eps = gram.shape[-1], torch.finfo(gram.dtype).eps
+    rows = projected.reshape(*gram.shape[:-2], -1, d)  # all vectors that share a Gram matrix, in one solve
+    shift = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    factor, failed = torch.linalg.cholesky_ex(gram + shift[..., None, None] * torch.eye(d, dtype=gram.dtype,
+                                                                                         device=gram.device))
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    if not failed.any() and (pivots.amin(-1) > pivots.amax(-1) * (d * eps) ** 0.5).all():
+        return torch.cholesky_solve(rows.mT, factor).mT.reshape(projected.shape)
+    values, basis = torch.linalg.eigh(gram)  # ten times the cost, but it tells which directions no anchor spans
+    tiny = values.amax(-1, keepdim=True) * d * eps
+    inverse = torch.where(values > tiny, 1 / (values.clamp_min(tiny) + shift.unsqueeze(-1)), 0.0)
+    return (((rows @ basis) * inverse.unsqueeze(-2)) @ basis.mT).reshape(projected.shape)
 
 
 def split_anchors(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -93,9 +100,8 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
     fitted, held = (part.to(anchors.device) for part in split_anchors(len(anchors), seed))
     masks = [None, None] if mask is None else [mask[..., fitted], mask[..., held]]
     gram, projected = _normal_equations(relative[..., fitted], anchors[fitted], center, masks[0])
-    factors = torch.linalg.eigh(gram)  # one factorisation for all ridges
-    return torch.stack([1 - matching_loss(relative[..., held], _solve(factors, projected, ridge), anchors[held],
-                                          masks[1]) for ridge in RIDGES])
+    return torch.stack([1 - matching_loss(relative[..., held], _solve(gram, projected, ridge), anchors[held], masks[1])
+                        for ridge in RIDGES])
 
 
 def choose_ridge(fit: Tensor) -> float:

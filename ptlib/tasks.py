@@ -154,7 +154,7 @@ def find_template(relation: str, path: Path) -> str | None:
     for folder in path.parents[:3]:
         for file in (f for name in TEMPLATE_FILES for f in (folder / name, folder / "optiprompt" / name)):
             if file.exists():
-                templates = {record["relation"]: record["template"] for _, record in read_lines(file)}
+                templates = {record.get("relation"): record.get("template") for _, record in read_lines(file)}
                 if relation in templates:
                     return templates[relation]
     return zoo_templates().get(relation)

@@ -21,6 +21,7 @@ from .prompts import Prompt
 from .relative import mean_relative, relative_representation, top_k_mask
 from .search import (
     NORMALIZATIONS,
+    RIDGES,
     choose_ridge,
     closed_form,
     gradient_search,
@@ -209,9 +210,9 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
     anchors = anchors or shared_anchors(*sources, target)
     _check_top_k(options.get("top_k"), anchors)
-    move = Move(vectors, [str(row[0].task) for row in rows.values()], sources, target, anchors,
+    salts = [f"{row[0].task} {row[0].meta.get('seed')}" for row in rows.values()]  # each task and seed has its own
+    move = Move(vectors, salts, sources, target, anchors,
                 _shares(weights, len(sources)), normalize, seed)
-    fit = move.fit[int(move.fit.flatten(1).mean(1).argmax())]
 
     began = time.perf_counter()
     found, chosen = METHODS[method](move, **options)
@@ -219,6 +220,7 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
         found = normalize_prompt(found, target.embeddings, normalize, move.lengths)
     seconds = time.perf_counter() - began
 
+    fit = move.fit[RIDGES.index(choose_ridge(move.fit))]
     loss = matching_loss(move.relative, found, move.table).mean(-1)
     found = found.float().cpu()
     about = {"method": method, "options": {**options, **chosen}, "normalize": normalize, "anchors": len(anchors),
@@ -250,8 +252,8 @@ def _check_prompts(rows: dict[Hashable, list[Prompt]], sources: list[LanguageMod
 # What each option may be, in words and as a test.
 OPTIONS = {
     **dict.fromkeys(("hidden", "epochs"), ("a whole number above 0", lambda v: isinstance(v, Integral) and v >= 1)),
-    "ridge": ("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and v >= 0)),
-    "lr": ("a number above 0", lambda v: isinstance(v, Real) and v > 0),
+    "ridge": ("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and 0 <= v < math.inf)),
+    "lr": ("a number above 0", lambda v: isinstance(v, Real) and 0 < v < math.inf),
     "steps": ("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0),
     "top_k": ("None or a whole number of at least 1", lambda v: v is None or (isinstance(v, Integral) and v >= 1)),
     **dict.fromkeys(("center", "whiten", "progress"), ("True or False", lambda v: isinstance(v, bool))),
@@ -285,8 +287,9 @@ def _check_top_k(top_k: int | None, anchors: Anchors) -> None:
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
-    if len(weights) != count or not all(w >= 0 and math.isfinite(w) for w in weights) or not sum(weights):
+    weights = [1.0] * count if weights is None else list(weights)
+    usable = all(isinstance(w, Real) and 0 <= w < math.inf for w in weights)
+    if len(weights) != count or not usable or not sum(weights):
         raise PromptTransferError(f"weights={weights} for {count} sources; expected one number of at least 0 for each, "
                                   "not all 0")
-    return [weight / sum(weights) for weight in weights]
+    return [float(weight / sum(weights)) for weight in weights]

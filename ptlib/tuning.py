@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def tune(lm: LanguageModel, task: Task, *, seed: int = 0, **options) -> Prompt:
 
 def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5, template: str | None = None,
               init: str | Sequence[str] = "random", epochs: int = 30, lr: float = 5e-3, seed: int | Sequence[int] = 0,
-              progress: bool = True) -> dict[str, Prompt] | dict[int, dict[str, Prompt]]:
+              progress: bool = True) -> dict[str, Prompt] | dict[tuple[int, str], Prompt]:
     """Tune one prompt for each task, or for each task and seed, all in one batch.
 
     Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay
@@ -80,14 +81,15 @@ def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5,
         progress: show a bar.
 
     Returns:
-        {task.name: Prompt}; of several seeds {seed: {task.name: Prompt}}.
+        {task.name: Prompt}; of several seeds {(seed, task.name): Prompt}. Both go as they are into
+        ``transfer_many`` and ``evaluate_many``.
 
     Raises:
         TaskError: a task has no train example whose object is one token of ``lm``; ``init="manual"`` and it has no
             manual template.
         PromptTransferError: no tasks, no seeds, no epochs, or no such start.
     """
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    seeds = [seed] if isinstance(seed, Integral) else list(seed)
     if not tasks or not seeds or epochs < 1:
         raise PromptTransferError(f"{len(tasks)} tasks, {len(seeds)} seeds, epochs={epochs}; expected one of each at "
                                   "least")
@@ -106,13 +108,11 @@ def tune_many(lm: LanguageModel, tasks: Sequence[Task], *, num_vectors: int = 5,
             finished = [run for run in active if (step + 1) % (run.steps // epochs) == 0]  # an epoch of their own
             if finished:
                 _keep_best(lm, finished)
-    found: dict[int, dict[str, Prompt]] = {one: {} for one in seeds}
-    for run in runs:
-        meta = {"method": "tuned", "epochs": epochs, "lr": lr, "seed": run.seed, "train": len(run.train),
-                "init": init if isinstance(init, str) else "words", "dev": len(run.dev), "dev_p_at_1": run.best[0]}
-        found[run.seed][run.task.name] = Prompt(run.best_vectors, template, lm.name, lm.fingerprint, run.task.name,
-                                                meta)
-    return found[seed] if isinstance(seed, int) else found
+    about = {"method": "tuned", "init": init if isinstance(init, str) else "words", "epochs": epochs, "lr": lr}
+    return {run.task.name if isinstance(seed, Integral) else (run.seed, run.task.name): Prompt(
+                run.best_vectors, template, lm.name, lm.fingerprint, run.task.name,
+                {**about, "seed": run.seed, "train": len(run.train), "dev": len(run.dev), "dev_p_at_1": run.best[0]})
+            for run in runs}
 
 
 def _start(lm: LanguageModel, task: Task, template: Template, init: str | Sequence[str], epochs: int, seed: int) -> Run:
@@ -133,7 +133,10 @@ def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequ
     if init == "random":
         return random_vectors(lm, (count,), draw)
     if init == "manual":
-        ids = lm.tokenize(re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).strip())
+        words = re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).split()
+        if not words:
+            raise TaskError(f"the manual template of task {task.name!r} has no words to start from; use init='random'")
+        ids = lm.tokenize(" " + " ".join(words))  # as in the middle of a sentence
         return lm.embeddings[[ids[i % len(ids)] for i in range(count)]].clone()
     if isinstance(init, str):
         raise PromptTransferError(f"init={init!r}; expected 'random', 'manual' or a list of words")

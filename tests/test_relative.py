@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptlib import AnchorError, Prompt, PromptMismatchError, encode, random_prompt, shared_anchors
-from ptlib.relative import relative_representation
+from ptlib.relative import mean_relative, relative_representation, top_k_mask
 
 
 @pytest.fixture
@@ -47,6 +47,36 @@ def test_batches_of_prompts(toys, anchors):
     both = relative_representation(vectors, table)
     assert both.shape == (2, 3, len(anchors))
     torch.testing.assert_close(both[1], relative_representation(vectors[1], table))
+
+
+def test_mask_keeps_the_k_largest_signed_similarities():
+    relative = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
+    relative[0, 0] = -relative[0, 0].abs()  # the most similar anchor may still point away
+    for k in (1, 7, 20):
+        mask = top_k_mask(relative, k)
+        assert mask.dtype == torch.bool
+        for row, kept in zip(relative.flatten(0, 1).tolist(), mask.flatten(0, 1), strict=True):
+            assert kept.nonzero().flatten().tolist() == sorted(sorted(range(20), key=lambda i: -row[i])[:k])
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+def test_mean_of_sources_ranks_vectors_as_the_mean_of_their_cosines_does(weights):
+    """Σᵢ wᵢ cos(rᵢ, x) is the mean's product with x / ‖x‖, up to the mean length of the rᵢ: for any x."""
+    generator = torch.Generator().manual_seed(0)
+    relatives = [scale * torch.randn(4, 30, generator=generator) for scale in (1.0, 0.1, 3.0)]
+    vectors = torch.randn(100, 1, 30, generator=generator)
+    mean = mean_relative(relatives, weights)
+    cosines = sum(w * torch.cosine_similarity(r, vectors, dim=-1) for w, r in zip(weights, relatives, strict=True))
+    length = sum(w * r.norm(dim=-1) for w, r in zip(weights, relatives, strict=True))
+    torch.testing.assert_close((mean * vectors).sum(-1) / vectors.norm(dim=-1) / length, cosines)
+    torch.testing.assert_close(mean_relative(relatives[::-1], weights[::-1]), mean)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.5], [0.9, 0.1]])
+def test_mean_of_one_source_is_the_source(weights):
+    relative = torch.randn(2, 3, 30, generator=torch.Generator().manual_seed(0))
+    relative[1, 2] = 0  # a vector of zeros has no direction, and should not take the others' with it
+    torch.testing.assert_close(mean_relative([relative] * len(weights), weights), relative)
 
 
 def test_strangers(toys, anchors):

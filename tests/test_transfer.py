@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -24,9 +25,12 @@ from ptlib import (
     transfer_many,
     tune_many,
 )
-from ptlib.search import fit_score, matching_loss
+from ptlib.relative import mean_relative, top_k_mask
+from ptlib.search import choose_ridge, fit_score, held_out_fit, matching_loss
 
-QUICK = {"closed-form": {}, "gradient": {"steps": 20}, "discretize": {}, "copy": {}, "random": {}}
+QUICK = {method: {} for method in METHODS} | {"gradient": {"steps": 20}, "projector": {"epochs": 3}}
+SEVERAL = [method for method in METHODS if method != "copy"]  # can move the prompts of several sources
+SCALED = [method for method in SEVERAL if method not in ("discretize", "random")]  # are normalised afterwards
 PAIRS = [("bert", "roberta"), ("roberta", "albert"), ("albert", "bert"), ("bert", "gpt2")]
 MOVES = [(*pair, method) for pair in PAIRS for method in METHODS if method != "copy" or pair == ("bert", "gpt2")]
 
@@ -41,8 +45,8 @@ def close(one, two, tolerance=1e-4):
     torch.testing.assert_close(one.vectors, two.vectors, atol=tolerance, rtol=tolerance)
 
 
-def test_every_method_is_tried_here():
-    assert set(QUICK) == set(METHODS)
+def directions(prompt):
+    return torch.nn.functional.normalize(prompt.vectors, dim=-1)
 
 
 @pytest.mark.parametrize(("source", "target", "method"), MOVES)
@@ -65,29 +69,47 @@ def test_meta_tells_how_the_prompt_was_made(toys, prompts, method):
     meta = json.loads(json.dumps(moved.meta))
     assert meta == moved.meta
     assert (meta["method"], meta["target"], meta["seed"]) == (method, toys["gpt2"].name, 3)
+    assert (meta["normalize"], meta["weights"]) == ("affine", [1.0])
     assert QUICK[method].items() <= meta["options"].items()
-    assert meta["seconds"] > 0
+    assert 0 < meta["seconds"] < 60
     assert meta["sources"] == [{"lm": toys["bert"].name, "fingerprint": toys["bert"].fingerprint,
                                 "meta": prompts["bert"].meta}]
-    if method in ("closed-form", "gradient"):
-        words = shared_anchors(toys["bert"], toys["gpt2"])
-        relative, anchors = encode(prompts["bert"], toys["bert"], words), words.of(toys["gpt2"])
-        assert (meta["anchors"], meta["normalize"]) == (len(words), "affine")
-        assert meta["fit_per_vector"] == pytest.approx(fit_score(relative, anchors).tolist())
-        assert meta["fit"] == pytest.approx(sum(meta["fit_per_vector"]) / 3)
-        loss = matching_loss(relative, moved.vectors, anchors).mean().item()
-        assert meta["matching_loss"] == pytest.approx(loss, abs=1e-6)
-        assert loss >= 1 - meta["fit"] - 1e-6
-    if method == "closed-form":
-        assert isinstance(meta["options"]["ridge"], float)
+    words = shared_anchors(toys["bert"], toys["gpt2"])
+    assert meta["anchors"] == len(words)
+    relative, anchors = encode(prompts["bert"], toys["bert"], words), words.of(toys["gpt2"])
+    loss = matching_loss(relative, moved.vectors, anchors).mean().item()
+    assert meta["matching_loss"] == pytest.approx(loss, abs=1e-6)
+    assert loss >= 1 - fit_score(relative, anchors).mean().item() - 1e-6, "no method can beat the optimum"
+    # The fit is the pair's, whatever the method.
+    fits = held_out_fit(relative, anchors, seed=3)
+    assert meta["fit"] == pytest.approx(fits.mean(1).max().item(), abs=1e-5)
+    assert meta["fit_per_vector"] == pytest.approx(fits[fits.mean(1).argmax()].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("center", "top_k"), [(False, None), (True, None), (False, 40), (True, 40)])
+def test_one_ridge_is_chosen_for_all_prompts(toys, center, top_k):
+    """The best on held-out anchors, of those and with the centring that the search itself has."""
+    source, target = toys["bert"], toys["gpt2"]
+    words = shared_anchors(source, target)
+    prompts = {i: random_prompt(source, 3, seed=i) for i in range(3)}
+    move = {"source": source, "target": target, "center": center, "top_k": top_k, "seed": 5}
+    relative = torch.stack([encode(prompt, source, words) for prompt in prompts.values()])
+    mask = None if top_k is None else top_k_mask(relative, top_k)
+    expected = choose_ridge(held_out_fit(relative, words.of(target), center, mask, seed=5))
+    auto, given = transfer_many(prompts, **move), transfer_many(prompts, **move, ridge=expected)
+    for i, prompt in auto.items():
+        assert prompt.meta["options"] == {"ridge": expected, "center": center, "top_k": top_k}
+        close(prompt, given[i])
 
 
 @pytest.mark.parametrize(("method", "options"), [
-    ("closed-form", {"ridge": 0.0}), ("closed-form", {"ridge": 0.1, "center": True}), ("gradient", {"steps": 20}),
-    ("gradient", {"steps": 20, "normalize": "affine-in-loss"}), ("discretize", {}), ("copy", {}), ("random", {})])
+    ("closed-form", {"ridge": 0.0}), ("closed-form", {"ridge": 0.1, "center": True, "top_k": 30}),
+    ("gradient", {"steps": 20}), ("gradient", {"steps": 20, "normalize": "affine-in-loss", "top_k": 30}),
+    ("linear", {"ridge": 0.1}), ("procrustes", {"whiten": True}), ("projector", {"epochs": 2}),
+    ("weighted-sum", {"top_k": 3, "normalize": "norm-preserving"}), ("discretize", {}), ("copy", {}), ("random", {})])
 def test_transfer_many_is_transfer_one_by_one(toys, method, options):
     lms = {"source": toys["bert"], "target": toys["gpt2"]}
-    # One prompt is made of words, which are easy to match, and one is noise.
+    # One prompt is made of words, which are easy to match, and others are noise.
     words = random_prompt(toys["bert"], 3)
     words = dataclasses.replace(words, vectors=shared_anchors(*lms.values()).of(toys["bert"])[:3])
     prompts = {"words": words, **{f"noise {seed}": random_prompt(toys["bert"], 3, seed) for seed in range(3)}}
@@ -97,39 +119,134 @@ def test_transfer_many_is_transfer_one_by_one(toys, method, options):
         close(transfer(prompt, **lms, method=method, **options), many[name])
 
 
-@pytest.mark.parametrize("method", ["closed-form", "gradient"])
+def test_random_draws_go_by_task(toys):
+    lms = {"source": toys["bert"], "target": toys["roberta"], "method": "random"}
+    prompts = {name: dataclasses.replace(random_prompt(toys["bert"], 3), task=name) for name in "abc"}
+    moved = transfer_many(prompts, **lms)
+    assert not torch.equal(moved["a"].vectors, moved["b"].vectors)
+    for name in "bc":
+        # Alone, and under another name beside other tasks.
+        assert torch.equal(transfer(prompts[name], **lms).vectors, moved[name].vectors)
+        beside = transfer_many({"x": prompts["a"], "y": prompts[name]}, **lms)
+        assert torch.equal(beside["y"].vectors, moved[name].vectors)
+    assert not torch.equal(transfer(prompts["a"], **lms, seed=1).vectors, moved["a"].vectors)
+
+
+@pytest.mark.parametrize("method", SEVERAL)
 def test_one_source_twice_is_one_source(toys, prompts, method):
     lm, target, prompt = toys["bert"], toys["roberta"], prompts["bert"]
     twice = transfer([prompt, prompt], source=[lm, lm], target=target, method=method, **QUICK[method])
-    close(twice, transfer(prompt, source=lm, target=target, method=method, **QUICK[method]), 1e-3)
+    once = transfer(prompt, source=lm, target=target, method=method, **QUICK[method])
+    close(twice, once, 1e-3)
+    assert twice.meta["fit"] == pytest.approx(once.meta["fit"], abs=1e-5)
+    assert twice.meta["weights"] == [0.5, 0.5]
     assert len(twice.meta["sources"]) == 2
 
 
-@pytest.mark.parametrize("method", ["closed-form", "gradient"])
-def test_order_of_the_sources_changes_nothing(toys, prompts, method):
-    lms, both = [toys["bert"], toys["roberta"]], [prompts["bert"], prompts["roberta"]]
-    one = transfer(both, source=lms, target=toys["albert"], method=method, **QUICK[method])
-    two = transfer(both[::-1], source=lms[::-1], target=toys["albert"], method=method, **QUICK[method])
-    close(one, two)
-    alone = transfer(both[0], source=lms[0], target=toys["albert"], method=method, **QUICK[method])
-    assert not torch.allclose(alone.vectors, one.vectors, atol=1e-2), "the second source should count"
+def two_sources(toys, prompts, **options):
+    """The arguments of a move between LMs of three widths and tokenizers."""
+    lms, target = [toys["bert"], toys["roberta"]], toys["albert"]
+    return {"prompt": [prompts["bert"], prompts["roberta"]], "source": lms, "target": target,
+            "anchors": shared_anchors(*lms, target), **options}
 
 
-def test_two_sources_reach_the_optimum_of_the_mean_loss(toys, prompts):
+@pytest.mark.parametrize("method", SEVERAL)
+def test_a_source_of_weight_0_does_not_count(toys, prompts, method):
+    move = two_sources(toys, prompts, method=method, **QUICK[method])
+    first = transfer(**move | {"prompt": prompts["bert"], "source": toys["bert"]})
+    close(transfer(**move, weights=[1, 0]), first)
+    close(transfer(**move, weights=[5.0, 0.0]), first)
+    if method != "random":  # which no source has a say in
+        assert not torch.allclose(transfer(**move).vectors, first.vectors, atol=1e-2)
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    *((method, QUICK[method]) for method in SEVERAL), ("closed-form", {"top_k": 20}),
+    ("closed-form", {"ridge": 0.1, "center": True, "normalize": "norm-preserving"}),
+    ("gradient", {"steps": 20, "top_k": 20}), ("weighted-sum", {"top_k": 20}), ("procrustes", {"whiten": True})])
+def test_order_of_the_sources_changes_nothing(toys, prompts, method, options):
+    move = two_sources(toys, prompts, method=method, **options)
+    swapped = move | {"prompt": move["prompt"][::-1], "source": move["source"][::-1]}
+    close(transfer(**move), transfer(**swapped))
+    one = transfer(**move, weights=[3, 1])
+    close(one, transfer(**swapped, weights=[0.25, 0.75]))
+    assert one.meta["weights"] == [0.75, 0.25]
+
+
+@pytest.mark.parametrize("weights", [None, [0.8, 0.2]])
+@pytest.mark.parametrize("top_k", [None, 25])
+def test_two_sources_reach_the_optimum_of_the_mean_loss(toys, prompts, top_k, weights):
     """No perturbation of the vectors has a lower average of the two sources' losses."""
-    lms, both, target = [toys["bert"], toys["roberta"]], [prompts["bert"], prompts["roberta"]], toys["albert"]
-    words = shared_anchors(*lms, target)
-    moved = transfer(both, source=lms, target=target, ridge=0.0, normalize="none")
+    move = two_sources(toys, prompts, weights=weights, top_k=top_k, ridge=0.0, normalize="none")
+    moved, words, target = transfer(**move), move["anchors"], move["target"]
+    shares = weights or [0.5, 0.5]
+    relatives = [encode(p, lm, words) for p, lm in zip(move["prompt"], move["source"], strict=True)]
+    mask = None if top_k is None else top_k_mask(mean_relative(relatives, shares), top_k)
 
     def mean_loss(vectors):
-        losses = [matching_loss(encode(p, lm, words), vectors, words.of(target))
-                  for p, lm in zip(both, lms, strict=True)]
-        return torch.stack(losses).mean(0)
+        return sum(share * matching_loss(relative, vectors, words.of(target), mask)
+                   for share, relative in zip(shares, relatives, strict=True))
 
     noise = torch.randn(200, *moved.vectors.shape, generator=torch.Generator().manual_seed(0))
     for scale in (1e-2, 0.1, 1.0):
         rivals = moved.vectors + scale * moved.vectors.norm() * noise
         assert (mean_loss(rivals) >= mean_loss(moved.vectors) - 1e-7).all()
+    # Another average has another optimum.
+    other = transfer(**move | {"weights": [0.2, 0.8]})
+    assert (mean_loss(other.vectors) > mean_loss(moved.vectors) + 1e-4).all()
+
+
+@pytest.mark.parametrize("top_k", [None, 30])
+def test_huge_ridge_is_the_weighted_sum(toys, prompts, top_k):
+    move = {"source": toys["bert"], "target": toys["roberta"], "top_k": top_k, "normalize": "none"}
+    solved = transfer(prompts["bert"], **move, ridge=1e9)
+    summed = transfer(prompts["bert"], **move, method="weighted-sum")
+    torch.testing.assert_close(directions(solved), directions(summed), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    ("closed-form", {}), ("closed-form", {"center": True}), ("gradient", {"steps": 20}), ("weighted-sum", {})])
+def test_top_k_of_all_anchors_is_no_top_k(toys, prompts, method, options):
+    move = {"source": toys["bert"], "target": toys["roberta"], "method": method, **options}
+    plain = transfer(prompts["bert"], **move)
+    close(transfer(prompts["bert"], **move, top_k=plain.meta["anchors"]), plain)
+    fewer = transfer(prompts["bert"], **move, top_k=plain.meta["anchors"] // 2)
+    assert not torch.allclose(fewer.vectors, plain.vectors, atol=1e-2)
+
+
+def test_top_1_of_the_weighted_sum_is_the_nearest_anchor(toys, prompts):
+    move = {"source": toys["bert"], "target": toys["roberta"], "normalize": "none"}
+    one = transfer(prompts["bert"], **move, method="weighted-sum", top_k=1)
+    torch.testing.assert_close(directions(one), directions(transfer(prompts["bert"], **move, method="discretize")))
+
+
+@pytest.mark.parametrize("method", SCALED)
+def test_norm_preserving_keeps_the_lengths_relative_to_the_anchors(toys, prompts, method):
+    move = two_sources(toys, prompts, method=method, **QUICK[method])
+
+    def relative_lengths(prompt, lm):
+        return prompt.vectors.norm(dim=-1) / move["anchors"].of(lm).norm(dim=-1).mean()
+
+    own = [relative_lengths(prompt, lm) for prompt, lm in zip(move["prompt"], move["source"], strict=True)]
+    moved = transfer(**move, normalize="norm-preserving", weights=[3, 1])
+    torch.testing.assert_close(relative_lengths(moved, move["target"]), 0.75 * own[0] + 0.25 * own[1])
+    plain = transfer(**move, normalize="none", weights=[3, 1])
+    torch.testing.assert_close(directions(moved), directions(plain))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])
+@pytest.mark.parametrize(("method", "options"), [
+    ("closed-form", {"ridge": 0.0}), ("linear", {"ridge": 0.0}), ("procrustes", {}), ("procrustes", {"whiten": True})])
+def test_transfer_to_itself_returns_the_prompt(toys, prompts, family, method, options):
+    """The cosines forget the lengths, which "norm-preserving" gives back; the maps do not."""
+    lm, prompt = toys[family], prompts[family]
+    plain, preserving = (transfer(prompt, source=lm, target=lm, method=method, normalize=how, **options)
+                         for how in ("none", "norm-preserving"))
+    assert plain.meta["anchors"] >= lm.dim
+    torch.testing.assert_close(directions(plain), directions(prompt), atol=1e-5, rtol=0)
+    close(preserving, prompt, 1e-5)
+    if method != "closed-form":
+        close(plain, prompt, 1e-5)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
@@ -168,17 +285,34 @@ def test_given_anchors_are_used(toys, prompts):
     assert moved.meta["anchors"] == 40
     relative = encode(prompts["bert"], toys["bert"], anchors)
     loss = matching_loss(relative, moved.vectors, anchors.of(toys["roberta"])).mean().item()
-    assert loss == pytest.approx(1 - moved.meta["fit"], abs=1e-5)
+    assert loss == pytest.approx(1 - fit_score(relative, anchors.of(toys["roberta"])).mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"method": "magic"}, "magic"), ({"normalize": "rescale"}, "rescale"), ({"steps": 5}, "steps"),
-    ({"method": "gradient", "ridge": 0.1}, "ridge"), ({"method": "discretize", "ridge": 0.1}, "ridge"),
-    ({"method": "random", "steps": 1}, "steps"), ({"normalize": "affine-in-loss"}, "gradient"),
-    ({"ridge": "some"}, "ridge"), ({"ridge": -1.0}, "ridge")])
-def test_unknown_method_option_or_normalization(toys, prompts, options, message):
+    ({"method": "magic"}, "'magic'.*closed-form"), ({"normalize": "rescale"}, "'rescale'.*norm-preserving"),
+    ({"normalize": "affine-in-loss"}, "only 'gradient'"), ({"steps": 5}, "no option steps.*ridge, center, top_k"),
+    ({"method": "gradient", "ridge": 0.1}, "ridge"), ({"method": "discretize", "top_k": 5}, "top_k; it has none"),
+    ({"method": "random", "steps": 1}, "steps"), ({"method": "linear", "whiten": True}, "whiten"),
+    ({"method": "procrustes", "hidden": 8}, "hidden"), ({"move": None}, "no option move"),
+    ({"ridge": -1}, "ridge=-1;"), ({"ridge": "x"}, "ridge='x';"), ({"ridge": math.nan}, "ridge=nan;"),
+    ({"ridge": math.inf}, "ridge=inf;"), ({"method": "linear", "ridge": -0.1}, "ridge=-0.1;"),
+    ({"top_k": 0}, "top_k=0;"), ({"top_k": 2.5}, "top_k=2.5;"), ({"top_k": 10**6}, r"top_k=1000000, .* \d+ anchors"),
+    ({"method": "weighted-sum", "top_k": -3}, "top_k=-3;"), ({"method": "gradient", "steps": 1.5}, "steps=1.5;"),
+    ({"method": "gradient", "steps": -1}, "steps=-1;"), ({"method": "gradient", "lr": 0}, "lr=0;"),
+    ({"method": "gradient", "lr": "fast"}, "lr='fast';"), ({"method": "projector", "epochs": 0}, "epochs=0;"),
+    ({"method": "projector", "hidden": 0.5}, "hidden=0.5;"), ({"center": "yes"}, "center='yes';"),
+    ({"method": "procrustes", "whiten": 1}, "whiten=1;"), ({"weights": [1.0, 1.0]}, r"\[1.0, 1.0\] for 1 sources"),
+    ({"weights": []}, r"weights=\[\] for 1"), ({"weights": [-1.0]}, r"\[-1.0\]"), ({"weights": [0.0]}, r"\[0.0\]"),
+    ({"weights": [math.nan]}, r"\[nan\]"), ({"weights": [math.inf]}, r"\[inf\]"), ({"weights": ["x"]}, "x")])
+def test_wrong_options_are_named(toys, prompts, options, message):
     with pytest.raises(PromptTransferError, match=message):
         transfer(prompts["bert"], source=toys["bert"], target=toys["roberta"], **options)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 1, 1], [2, -1], [0, 0], [1, math.nan]])
+def test_wrong_weights_of_two_sources(toys, prompts, weights):
+    with pytest.raises(PromptTransferError, match="for 2 sources"):
+        transfer(**two_sources(toys, prompts, weights=weights))
 
 
 def test_copy_needs_equal_widths(toys, prompts):

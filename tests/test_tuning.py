@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ptlib import Example, Task, TaskError, evaluate, random_prompt, tune, tune_many
+from ptlib import Example, PromptTransferError, Task, TaskError, evaluate, random_prompt, tune, tune_many
 from ptlib.templates import Template, collate
 
 FAST = {"num_vectors": 3, "epochs": 4}
+STILL = {"epochs": 1, "lr": 1e-12}  # a step too small to leave the start
 
 
 @pytest.fixture
@@ -64,9 +65,77 @@ def test_a_prompt_does_not_depend_on_the_tasks_beside_it(toys, capitals, larger)
             assert prompt.meta == alone[name].meta
 
 
-@pytest.mark.parametrize(("other", "equal"), [({}, True), ({"seed": 1}, False), ({"lr": 0.02}, False)])
+@pytest.mark.parametrize("seeds", [[3, 0, 1], [2]])
+def test_several_seeds_in_one_call_are_each_seed_alone(toys, capitals, larger, seeds):
+    lm, tasks = toys["bert"], [capitals, larger]
+    found = tune_many(lm, tasks, seed=seeds, **FAST)
+    assert list(found) == [(seed, task.name) for seed in seeds for task in tasks]
+    for seed in seeds:
+        for name, alone in tune_many(lm, tasks, seed=seed, **FAST).items():
+            torch.testing.assert_close(found[seed, name].vectors, alone.vectors, atol=1e-3, rtol=1e-3)
+            assert found[seed, name].meta == alone.meta
+            assert (alone.meta["seed"], alone.task) == (seed, name)
+    firsts = {tuple(prompt.vectors[0].tolist()) for prompt in found.values()}
+    assert len(firsts) == len(found), "every seed should give another prompt"
+
+
+@pytest.mark.parametrize(("template", "words"), [
+    ("The capital of [X] is [Y] .", ["The", "capital", "of", "is"]), ("[X] was born in [Y] .", ["was", "born", "in"]),
+    ("In [Y] , many people of [X] live .", ["In", ",", "many", "people", "of", "live"])])
+@pytest.mark.parametrize("count", [2, 9])
+def test_manual_start_is_the_words_of_the_manual_template(lm, capitals, count, template, words):
+    """In their order, and round again where the vectors are more."""
+    prompt = tune(lm, replace(capitals, manual_template=template), init="manual", num_vectors=count, **STILL)
+    ids = lm.word_ids(words)
+    assert None not in ids
+    expected = lm.embeddings[[ids[i % len(ids)] for i in range(count)]]
+    torch.testing.assert_close(prompt.vectors, expected, atol=1e-9, rtol=1e-6)
+    assert prompt.meta["init"] == "manual"
+
+
+def test_start_from_given_words_draws_them(lm, capitals):
+    """Those that are one token of the LM; with another draw for another task or seed."""
+    words = ["Paris", "Rome", "town", "zzyzx", "New Zealand"]
+    known = lm.embeddings[lm.word_ids(words[:3])]
+    tasks = [capitals, replace(capitals, name="again")]
+    found = tune_many(lm, tasks, init=words, num_vectors=6, seed=[0, 1, 2], **STILL)
+    drawn = []
+    for prompt in found.values():
+        # A row for each vector: where it equals the embedding of a known word.
+        same = torch.isclose(prompt.vectors[:, None], known, atol=1e-9).all(-1)
+        assert same.any(1).all()
+        drawn.append(tuple(same.float().argmax(1).tolist()))
+        assert prompt.meta["init"] == "words"
+    assert set(sum(drawn, ())) == {0, 1, 2}
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_random_start_has_the_scale_of_the_embeddings(toys, capitals):
+    lm = toys["bert"]
+    prompt = tune(lm, capitals, num_vectors=40, **STILL)
+    assert prompt.vectors.std().item() == pytest.approx(lm.embeddings.std().item(), rel=0.1)
+    assert prompt.meta["init"] == "random"
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"init": "zeros"}, "'zeros'.*'random', 'manual'"), ({"init": ["zzyzx", "New Zealand"]}, "2 words, none"),
+    ({"init": []}, "0 words"), ({"epochs": 0}, "epochs=0"), ({"epochs": -2}, "epochs=-2"), ({"seed": []}, "0 seeds"),
+    ({"tasks": []}, "0 tasks")])
+def test_starts_and_amounts_that_there_are_not(toys, capitals, options, message):
+    with pytest.raises(PromptTransferError, match=message):
+        tune_many(toys["bert"], **{"tasks": [capitals], **options})
+
+
+@pytest.mark.parametrize("template", [None, "[X] [Y] ."], ids=["no template", "no words"])
+def test_manual_start_without_manual_words(toys, capitals, template):
+    with pytest.raises(TaskError, match="capitals"):
+        tune(toys["bert"], replace(capitals, manual_template=template), init="manual", epochs=1)
+
+
+@pytest.mark.parametrize(("other", "equal"), [({}, True), ({"seed": 1}, False), ({"lr": 0.02}, False),
+                                              ({"init": "manual"}, False)])
 def test_same_seed_same_prompt(toys, capitals, other, equal):
-    one, two = (tune(toys["bert"], capitals, **FAST, **options) for options in ({}, other))
+    one, two = (tune(toys["bert"], capitals, **FAST | options) for options in ({}, other))
     assert torch.equal(one.vectors, two.vectors) == equal
 
 
