@@ -1,0 +1,151 @@
+"""How alike two models see the same words, and how well one number predicts the order of another."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from .baselines import ridge_map
+from .errors import PromptTransferError
+from .search import RIDGES, closed_form, split_anchors
+
+__all__ = ["centred_fit", "explained_by_first", "held_out_r2", "linear_cka", "rank_correlation",
+           "similarity_correlation", "spearman"]
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment of x (k, d₁) and y (k, d₂) (Kornblith et al. 2019), from 0 to 1.
+
+    ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms of the centred tables. It is 1 where a rotation and a scale take one to
+    the other, and follows the directions of most variance.
+    """
+    x, y = _centered(x), _centered(y)
+    return ((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def similarity_correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson correlation of the cosines of all pairs of rows of x (k, d₁) with those of y (k, d₂).
+
+    A representational similarity analysis (Kriegeskorte et al. 2008) of the relative space itself: row i of either
+    matrix of cosines is the relative representation of anchor i. Diagonals are left out.
+    """
+    above = tuple(torch.triu_indices(len(x), len(x), offset=1))
+    one, two = ((unit @ unit.T)[above] for unit in (normalize(x.double(), dim=-1), normalize(y.double(), dim=-1)))
+    return torch.corrcoef(torch.stack([one, two]))[0, 1].item()
+
+
+def held_out_r2(x: Tensor, y: Tensor, seed: int = 0) -> float:
+    """Share of the variance of y (k, d₂) that ridge regression on x (k, d₁) explains, on rows it has not seen.
+
+    The ridge is chosen within the rows that are fitted. Negative where their mean would have done better; not
+    symmetric in x and y.
+    """
+    fitted, held = (rows.to(x.device) for rows in split_anchors(len(x), seed))
+    regression, _ = ridge_map(x[fitted], y[fitted], seed=seed)
+    left_over = (y[held].double() - regression(x[held])).square().sum()
+    return (1 - left_over / (y[held].double() - y[fitted].double().mean(0)).square().sum()).item()
+
+
+def explained_by_first(x: Tensor) -> float:
+    """Share of the variance of the rows of x (k, d) in its first principal direction: 1/d if it is the same in all."""
+    variances = torch.linalg.svdvals(_centered(x)).square()
+    return (variances[0] / variances.sum()).item()
+
+
+def _centered(x: Tensor) -> Tensor:
+    return x.double() - x.double().mean(0)
+
+
+def centred_fit(relative: Tensor, anchors: Tensor, seed: int = 0) -> Tensor:
+    """Pearson correlation of r with the cosines of the best target vector, on anchors that it has not seen.
+
+    ``held_out_fit`` is a cosine, and near 1 wherever all cosines of r are alike, whatever their differences say;
+    here the mean over the anchors is taken away, from the regression and from the judgement.
+
+    Args:
+        relative: (..., k), of prompts that are moved together: they share the ridge of ``RIDGES`` with the best mean.
+        anchors: (k, d), of the target.
+        seed: of the choice of held-out anchors.
+
+    Returns:
+        (...), from −1 to 1.
+    """
+    fitted, held = (rows.to(anchors.device) for rows in split_anchors(len(anchors), seed))
+    asked, table = _centred_rows(relative[..., held]), normalize(anchors[held].double(), dim=-1)
+    reached = torch.stack([torch.cosine_similarity(
+        asked, _centred_rows(closed_form(relative[..., fitted], anchors[fitted], ridge, center=True) @ table.T), dim=-1)
+        for ridge in RIDGES])
+    return reached[reached.flatten(1).mean(1).argmax()]
+
+
+def _centred_rows(relative: Tensor) -> Tensor:
+    return relative.double() - relative.double().mean(-1, keepdim=True)
+
+
+def spearman(x: Sequence[float], y: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:
+    """Spearman's rank correlation of x and y (n,), tied values at their mean rank; nan where either is constant.
+
+    Args:
+        weights: (..., n), how often each pair counts; once if None.
+
+    Returns:
+        (...), one number for each row of weights.
+    """
+    weights = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=float)
+    total = weights.sum(-1, keepdims=True)
+    ranks = [_ranks(np.asarray(values), weights) for values in (x, y)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        one, two = (r - (weights * r).sum(-1, keepdims=True) / total for r in ranks)
+        spreads = (weights * one**2).sum(-1) * (weights * two**2).sum(-1)
+        # Ranks are multiples of a half: below this, a spread is rounding.
+        return np.where(spreads > 1e-6, (weights * one * two).sum(-1) / np.sqrt(spreads), np.nan)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean ranks of values (n,), each there as often as weights (..., n) say."""
+    distinct, where = np.unique(values, return_inverse=True)
+    mass = weights @ np.eye(len(distinct))[where]
+    return (np.cumsum(mass, axis=-1) - mass / 2)[..., where]
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float], *, within: Sequence[Hashable] | None = None,
+                     clusters: Sequence[Sequence[Hashable]] = (), resamples: int = 1000,
+                     seed: int = 0) -> dict[str, float]:
+    """Spearman's correlation of x and y with a 95 % percentile-bootstrap interval over what they share.
+
+    Args:
+        x, y: n numbers each.
+        within: n labels; the correlation is computed among the rows of each label and averaged, a label counting as
+            often as it has rows. Labels without a correlation, because x or y is constant there, are left out.
+        clusters: one or more lists of n labels. The bootstrap draws labels, of all lists together, and a row counts
+            as often as the product of its labels: rows with a common label stay together, and with
+            ``clusters=[sources, targets]`` a model that is drawn twice counts twice as source and as target. The
+            rows themselves are drawn if there are none.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        ``correlation``, ``low``, ``high``.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    columns = [list(column) for column in clusters] or [list(range(len(x)))]
+    labels = [0] * len(x) if within is None else list(within)
+    if len({len(x), len(y), len(labels), *map(len, columns)}) > 1 or not len(x):
+        raise PromptTransferError(f"x has {len(x)} numbers, y {len(y)}, within {len(labels)} labels and clusters "
+                                  f"{[len(column) for column in columns]}; expected as many of each, and at least one")
+    units = {label: i for i, label in enumerate(dict.fromkeys(label for column in columns for label in column))}
+    drawn = np.random.default_rng(seed).multinomial(len(units), [1 / len(units)] * len(units), size=resamples)
+    counts = np.prod([drawn[:, [units[label] for label in column]] for column in columns], axis=0)
+    weights = np.vstack([np.ones(len(x)), counts])  # the first row is the data as they are
+    sums, shares = np.zeros(len(weights)), np.zeros(len(weights))
+    for rows in pd.Series(labels).groupby(labels, sort=False).indices.values():
+        found, mass = spearman(x[rows], y[rows], weights[:, rows]), weights[:, rows].sum(1)
+        sums += np.where(np.isnan(found), 0, found * mass)
+        shares += np.where(np.isnan(found), 0, mass)
+    means = np.divide(sums, shares, out=np.full(len(sums), np.nan), where=shares > 0)
+    low, high = np.nanquantile(means[1:], [0.025, 0.975]) if np.isfinite(means[1:]).any() else (np.nan, np.nan)
+    return {"correlation": float(means[0]), "low": float(low), "high": float(high)}
