@@ -10,7 +10,8 @@ from .errors import (
     TaskError,
 )
 from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
-from .lm import LanguageModel, list_lms, load_lm
+from .lm import LanguageModel
+from .loading import list_lms, load_lm
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
 from .relative import encode

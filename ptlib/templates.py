@@ -58,7 +58,7 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
                                           f"({lm.name}) does not see; put [Y] last")
             parts, end = parts[:cut], []
-        blank = lm.tokenizer.mask_token_id if lm.kind == "masked" else 0
+        blank = lm.blank_id
         # The text between slots is the same for every subject: tokenized once.
         texts = {i: tokenize_text(lm, part, first=i == 0) for i, part in enumerate(parts)
                  if part not in ("[X]", "[Y]") and not slot_count(part) and part.strip()}
