@@ -108,19 +108,53 @@ class LanguageModel:
                                  "tokenizer_config.json, as a prompt's answer slot needs it")
         return blank
 
-    def tokenize(self, text: str) -> list[int]:
-        return self.tokenize_many([text])[0]
+    @cached_property
+    def max_length(self) -> int | None:
+        """The most tokens that the model reads at once; None where its positions have no end."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        # RoBERTa and its like number the positions from behind the one of the padding.
+        tables = (module for name, module in self.model.named_modules() if name.endswith("position_embeddings"))
+        padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), -1)
+        return limit and limit - padding - 1
 
-    def tokenize_many(self, texts: Iterable[str]) -> list[list[int]]:
+    @cached_property
+    def control_ids(self) -> set[int]:
+        """Ids that steer a model ([MASK], </s>) and that no text may hold; the unknown token stands for text."""
+        return set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        return self.tokenize_many([text], special)[0]
+
+    def tokenize_many(self, texts: Iterable[str], special: bool = False) -> list[list[int]]:
+        """Token ids of texts as they are at the start of a sentence.
+
+        Args:
+            special: read "[MASK]" and the like as the tokens that they name; otherwise they are characters as any.
+        """
         texts = list(texts)
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        ids = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        if special or unknown is None:
+            return ids
+        # Some vocabularies (Unigram) hold these tokens as pieces of text too.
+        return [[unknown if i in self.control_ids else i for i in row] for row in ids]
+
+    def tokenize_after(self, texts: Iterable[str], before: str = "a", special: bool = False) -> list[list[int]]:
+        """Token ids of texts as they are behind ``before``: many tokenizers put a space before what they are given."""
+        texts, start = list(texts), self.tokenize(before)
+        whole = self.tokenize_many([before + text for text in texts], special)
+        # Where the two run together into other tokens, there is no telling them apart: the text stands alone.
+        return [ids[len(start):] if ids[:len(start)] == start else self.tokenize(text, special)
+                for text, ids in zip(texts, whole, strict=True)]
 
     def word_ids(self, words: Iterable[str]) -> list[int | None]:
         """The one token that each word is after a space, or None where it is several or unknown."""
         words = list(words)
         new = [word for word in dict.fromkeys(words) if word not in self._ids]
         special = set(self.tokenizer.all_special_ids)
-        for word, ids in zip(new, self.tokenize_many(" " + word for word in new), strict=True):
+        for word, ids in zip(new, self.tokenize_after(" " + word for word in new), strict=True):
             # A tokenizer may hold tokens that the model has no embedding for.
             known = len(ids) == 1 and ids[0] not in special and ids[0] < self.vocab_size
             self._ids[word] = ids[0] if known else None
@@ -146,7 +180,7 @@ class LanguageModel:
             answers: (B,) positions whose prediction is the answer.
 
         Returns:
-            (B, V).
+            (B, V) float32.
         """
         embed = self.model.get_input_embeddings()
         embeds, inputs = embed(ids), {}
@@ -164,7 +198,7 @@ class LanguageModel:
                 inputs["decoder_input_ids"] = torch.cat([start, torch.full_like(start, self.blank_id)], 1)
                 answers = torch.ones_like(answers)
         with only_positions(self.model, rows, answers):
-            return self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits[0]
+            return self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits[0].float()
 
     def with_random_weights(self, seed: int = 0) -> LanguageModel:
         """The control that knows nothing: same architecture and tokenizer, weights freshly drawn."""
