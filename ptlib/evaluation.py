@@ -39,14 +39,18 @@ class Evaluation:
     """What a prompt answered.
 
     Attributes:
-        predictions: a row an example: subject, object, prediction, rank (1 is best) among the candidates.
+        examples: those that were scored.
+        answers: the best candidate for each.
+        ranks: (n,) rank of each example's object among the candidates, from 1.
         dropped: (example, reason) of the examples that could not be scored.
         lm_name, task: where.
         num_candidates: how many words were ranked.
         ks: the k of ``p_at_k``.
     """
 
-    predictions: pd.DataFrame
+    examples: tuple[Example, ...]
+    answers: tuple[str, ...]
+    ranks: np.ndarray
     dropped: tuple[tuple[Example, str], ...]
     lm_name: str
     task: str | None
@@ -55,7 +59,13 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        return len(self.predictions)
+        return len(self.examples)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """A row an example: subject, object, prediction, rank. Made when asked for: a sweep keeps many evaluations."""
+        return pd.DataFrame({"subject": [e.subject for e in self.examples], "object": [e.object for e in self.examples],
+                             "prediction": self.answers, "rank": self.ranks})
 
     @property
     def accuracy(self) -> float:
@@ -65,11 +75,11 @@ class Evaluation:
     @cached_property
     def p_at_k(self) -> dict[int, float]:
         """{k: share of examples whose object is among the k best candidates}."""
-        return {k: float((self.predictions["rank"] <= k).mean()) for k in self.ks}
+        return {k: float((self.ranks <= k).mean()) for k in self.ks}
 
     @cached_property
     def p_at_1(self) -> float:
-        return float((self.predictions["rank"] == 1).mean())
+        return float((self.ranks == 1).mean())
 
     @cached_property
     def macro_f1(self) -> float:
@@ -81,12 +91,12 @@ class Evaluation:
     @cached_property
     def mrr(self) -> float:
         """Mean reciprocal rank."""
-        return float((1 / self.predictions["rank"]).mean())
+        return float((1 / self.ranks).mean())
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of P@1 over the examples."""
-        return wilson_interval(int((self.predictions["rank"] == 1).sum()), self.n)
+        return wilson_interval(int((self.ranks == 1).sum()), self.n)
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -150,9 +160,8 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
             ranks[rows] = (1 + (scores > own).sum(1)).cpu().numpy()
             best[rows] = scores.argmax(1).cpu().numpy()
             bar.update(len(rows))
-    table = pd.DataFrame({"subject": [e.subject for e in kept], "object": [e.object for e in kept],
-                          "prediction": [words[i] for i in best], "rank": ranks})
-    return Evaluation(table, dropped, lm.name, prompt.task, len(words), tuple(k))
+    answers = tuple(words[i] for i in best)
+    return Evaluation(tuple(kept), answers, ranks, dropped, lm.name, prompt.task, len(words), tuple(k))
 
 
 def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
@@ -196,9 +205,8 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
     counts = Counter(example.object for example in task.train)
     order = sorted(words, key=lambda word: (-counts[word], word))
     rank = {word: i for i, word in enumerate(order, 1)}
-    table = pd.DataFrame({"subject": [e.subject for e in kept], "object": [e.object for e in kept],
-                          "prediction": order[0], "rank": [rank[e.object] for e in kept]})
-    return Evaluation(table, dropped, "majority object", task.name, len(words))
+    ranks = np.array([rank[example.object] for example in kept])
+    return Evaluation(tuple(kept), (order[0],) * len(kept), ranks, dropped, "majority object", task.name, len(words))
 
 
 def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Evaluation], *,
@@ -277,8 +285,11 @@ def _relation_means(group: Sequence[Evaluation]) -> pd.Series:
 
 def _fact_means(group: Sequence[Evaluation]) -> pd.DataFrame:
     """For each fact the share of evaluations that got it right, ``mean``, and their ``count``."""
-    facts = pd.concat([e.predictions.assign(task=e.task or i) for i, e in enumerate(group)], ignore_index=True)
-    # A fact that a task lists twice is two facts.
-    facts["copy"] = np.concatenate([e.predictions.groupby(["subject", "object"]).cumcount() for e in group])
-    hits = (facts["rank"] == 1).groupby([facts["task"].astype(str), facts["subject"], facts["object"], facts["copy"]])
-    return hits.agg(["mean", "count"])
+    hits: dict[object, list[bool]] = {}
+    for i, evaluation in enumerate(group):
+        seen: Counter[Example] = Counter()
+        for example, rank in zip(evaluation.examples, evaluation.ranks, strict=True):
+            seen[example] += 1  # a fact that a task lists twice is two facts
+            hits.setdefault((evaluation.task or i, example, seen[example]), []).append(rank == 1)
+    return pd.DataFrame({"mean": [np.mean(of_fact) for of_fact in hits.values()],
+                         "count": [len(of_fact) for of_fact in hits.values()]})

@@ -224,9 +224,8 @@ def test_majority_baseline_ranks_by_train_counts():
 
 def evaluation(hits, n, dropped=0, task=None):
     """Of n facts the first ``hits`` are right."""
-    table = pd.DataFrame({"subject": [f"s{i}" for i in range(n)], "object": "o", "prediction": "p",
-                          "rank": [1] * hits + [2] * (n - hits)})
-    return Evaluation(table, ((Example("s", "x"), "why"),) * dropped, "lm", task, 50)
+    facts, ranks = tuple(Example(f"s{i}", "o") for i in range(n)), np.array([1] * hits + [2] * (n - hits))
+    return Evaluation(facts, ("p",) * n, ranks, ((Example("s", "x"), "why"),) * dropped, "lm", task, 50)
 
 
 def relations(shares, n=20):
@@ -257,7 +256,7 @@ def test_seeds_of_one_relation_count_as_one_relation():
 
 def test_a_fact_that_a_task_lists_twice_is_two_facts():
     once = evaluation(5, 10, task="a")
-    twice = Evaluation(pd.concat([once.predictions] * 2), (), "lm", "a", 50)
+    twice = Evaluation(once.examples * 2, once.answers * 2, np.tile(once.ranks, 2), (), "lm", "a", 50)
     assert summarize([once])["facts"].item() == 10
     assert summarize([twice])["facts"].item() == summarize([twice, twice])["facts"].item() == 20
     # One subject and object in two relations are two facts, too.
