@@ -3,7 +3,7 @@
 import csv
 import json
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from ptlib import (
@@ -225,9 +225,8 @@ def test_majority_of_a_classification_task(capitals):
 
 
 def answered(truth, guess):
-    table = pd.DataFrame({"subject": "s", "object": list(truth), "prediction": list(guess),
-                          "rank": [1 if t == g else 2 for t, g in zip(truth, guess, strict=True)]})
-    return Evaluation(table, (), "lm", None, 3)
+    ranks = np.array([1 if t == g else 2 for t, g in zip(truth, guess, strict=True)])
+    return Evaluation(tuple(Example("s", t) for t in truth), tuple(guess), ranks, (), "lm", None, 3)
 
 
 @pytest.mark.parametrize(("truth", "guess", "f1"), [
