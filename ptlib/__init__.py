@@ -10,11 +10,12 @@ from .errors import (
     TaskError,
 )
 from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
-from .lm import LanguageModel, list_lms, load_lm
+from .lm import LanguageModel
+from .loading import list_lms, load_lm
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
 from .relative import encode
-from .tasks import Example, Task, list_tasks, load_task, load_tasks
+from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
 from .transfer import METHODS, transfer, transfer_many
 from .tuning import tune, tune_many
 
@@ -24,7 +25,6 @@ __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "ModelLoadError", "Prompt",
     "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "encode", "evaluate",
     "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
-    "manual_prompt",
-    "random_prompt", "set_progress", "shared_anchors", "summarize", "transfer", "transfer_many", "tune",
-    "tune_many",
+    "manual_prompt", "random_prompt", "set_progress", "shared_anchors", "summarize", "task_from_rows", "transfer",
+    "transfer_many", "tune", "tune_many",
 ]

@@ -15,8 +15,9 @@ from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
 from .progress import progress_bar
 from .prompts import Prompt
+from .scoring import candidate_scores, candidate_tokens
 from .tasks import Example, Task
-from .templates import Template, batches
+from .templates import Template
 
 __all__ = ["Evaluation", "evaluate", "evaluate_majority", "evaluate_many", "summarize", "wilson_interval"]
 
@@ -66,6 +67,11 @@ class Evaluation:
         return pd.DataFrame({"subject": [e.subject for e in self.examples], "object": [e.object for e in self.examples],
                              "prediction": self.answers, "rank": self.ranks})
 
+    @property
+    def accuracy(self) -> float:
+        """What P@1 is called where the candidates are the words of classes."""
+        return self.p_at_1
+
     @cached_property
     def p_at_k(self) -> dict[int, float]:
         """{k: share of examples whose object is among the k best candidates}."""
@@ -74,6 +80,13 @@ class Evaluation:
     @cached_property
     def p_at_1(self) -> float:
         return float((self.ranks == 1).mean())
+
+    @cached_property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes, which are the objects of the examples."""
+        truth, guess = self.predictions["object"], self.predictions["prediction"]
+        return float(np.mean([2 * ((truth == c) & (guess == c)).sum() / ((truth == c).sum() + (guess == c).sum())
+                              for c in truth.unique()]))
 
     @cached_property
     def mrr(self) -> float:
@@ -101,20 +114,25 @@ def _scorable(examples: Iterable[Example], candidates: Mapping[str, object]):
             dropped.append((example, f"object {example.object!r} is not among the {len(candidates)} candidate words"))
     if not kept:
         raise TaskError(f"none of the {len(dropped)} examples can be scored" + (f": {dropped[0][1]}" if dropped else "")
-                        + "; give examples whose objects are single words of the model, or other candidates=")
+                        + "; give examples whose objects are single words of the model, other candidates=, or "
+                        "multi_token=True")
     return kept, tuple(dropped)
 
 
 def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, candidates: Iterable[str] | None = None,
-             k: Sequence[int] = (1, 10), progress: bool = False) -> Evaluation:
+             k: Sequence[int] = (1, 10), multi_token: bool = False, progress: bool = False) -> Evaluation:
     """Rank the candidate words at the answer slot of every example.
 
     Args:
         lm: the LM that ``prompt`` was made for.
         examples: usually ``task.test``.
-        candidates: words to rank; by default all whole words of the vocabulary. To compare LMs, give the
-            words that all of them share. Words that are not one token of ``lm`` are left out.
+        candidates: words to rank; by default the label words of a classification task, else all whole words of
+            the vocabulary. To compare LMs on facts, give the words that all of them share. Words that are not
+            one token of ``lm`` are left out.
         k: for ``p_at_k``.
+        multi_token: rank candidates of several tokens too, by the mean log-probability of their tokens: each at a
+            blank of its own, or for a causal LM after those before it. By default the candidates are then the label
+            words or the objects of the examples.
         progress: show a bar.
 
     Returns:
@@ -122,24 +140,22 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
 
     Raises:
         PromptMismatchError: the prompt was made for another LM.
-        TaskError: no example can be scored.
+        TaskError: no example can be scored; a label word is not one token (with ``multi_token``: not made of
+            tokens) of ``lm``; ``multi_token`` for a sequence-to-sequence LM.
     """
     prompt.check(lm)
-    if candidates is None:
-        ids = lm.words
-    else:
-        words = sorted(set(candidates))
-        ids = {word: i for word, i in zip(words, lm.word_ids(words), strict=True) if i is not None}
-    kept, dropped = _scorable(examples, ids)
-    words, columns = list(ids), torch.tensor(list(ids.values()), device=lm.device)
+    if multi_token and lm.kind == "seq2seq":
+        raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; expected a masked or causal "
+                        "one, or to rank single words")
+    tokens = candidate_tokens(lm, examples, candidates, multi_token)
+    kept, dropped = _scorable(examples, tokens)
+    words = list(tokens)
     where = {word: i for i, word in enumerate(words)}
     targets = torch.tensor([where[example.object] for example in kept], device=lm.device)
     layouts = Template(prompt.template).layout(lm, [example.subject for example in kept])
-    vectors = prompt.vectors.to(lm.device)
     ranks, best = np.zeros(len(kept), dtype=int), np.zeros(len(kept), dtype=int)
     with torch.inference_mode(), progress_bar(total=len(kept), show=progress, desc=f"evaluating on {lm.name}") as bar:
-        for rows, batch in batches(layouts, lm.device):
-            scores = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)[:, columns].float()
+        for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), list(tokens.values())):
             own = scores.gather(1, targets[rows, None])
             ranks[rows] = (1 + (scores > own).sum(1)).cpu().numpy()
             best[rows] = scores.argmax(1).cpu().numpy()
@@ -171,8 +187,19 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: 
     return evaluations
 
 
-def evaluate_majority(task: Task, candidates: Iterable[str]) -> Evaluation:
-    """The baseline that ranks words by how often they are the object of a train example."""
+def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Evaluation:
+    """The baseline that ranks words by how often they are the object of a train example.
+
+    Args:
+        candidates: words to rank; by default the task's label words.
+
+    Raises:
+        TaskError: no example can be scored; no candidates, and the task has no label words.
+    """
+    if candidates is None:
+        if task.label_words is None:
+            raise TaskError(f"task {task.name!r} has no label words; expected candidates=, such as anchors.words")
+        candidates = task.label_words.values()
     words = dict.fromkeys(sorted(set(candidates)))
     kept, dropped = _scorable(task.test, words)
     counts = Counter(example.object for example in task.train)

@@ -1,44 +1,64 @@
-"""Probing tasks: facts (subject, object) of one relation, split into train, dev and test."""
+"""Tasks: facts (subject, object) of one relation, or texts and their labels, split into train, dev and test."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 
 import pandas as pd
 
 from .errors import TaskError
+from .taskfiles import (
+    SPLITS,
+    Row,
+    find_task,
+    lama_template,
+    list_files,
+    read_lines,
+    read_rows,
+    read_verbalizer,
+    relation_of,
+)
 
-__all__ = ["Example", "Task", "list_tasks", "load_task", "load_tasks", "read_fact_tables", "read_table",
-           "split_by_subject"]
+__all__ = ["LABEL_WORDS", "ZOO_FACTS", "Example", "Task", "labelled_texts", "list_tasks", "load_task", "load_tasks",
+           "read_fact_tables", "read_lines", "read_table", "split_by_subject", "task_from_rows"]
 
 ZOO_FACTS = Path(__file__).parent / "zoo" / "facts"
 TRAIN_SHARE, DEV_SHARE = 0.4, 0.1  # the rest is test
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
+LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
+               "topic": {label: label for label in ("sports", "politics", "science", "business")}}
+COLUMNS = (("sub_label", "obj_label"), ("text", "label"), ("sentence", "label"))  # the last is GLUE's
 
 
 @dataclass(frozen=True)
 class Example:
-    """One fact: the subject fills [X], the object is to be predicted at [Y]."""
+    """One fact: the subject fills [X], the object is to be predicted at [Y].
+
+    Attributes:
+        choices: the words that may answer, or None for any; those of a classification task.
+    """
 
     subject: str
     object: str
+    choices: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A relation to probe.
+    """A relation to probe, or texts to classify.
 
     Attributes:
         name: what it was loaded as.
         train, dev, test: examples; only ``evaluate`` may look at ``test``.
         manual_template: a person's prompt such as ``"[X] was born in [Y] ."``, or None.
-        label_words: None for open-vocabulary probing, else {label: word} (a verbalizer).
+        label_words: None for open-vocabulary probing, else {label: word} (a verbalizer), labels as strings. The
+            examples then have the text as subject, their label's word as object, and all words as choices.
     """
 
     name: str
@@ -99,117 +119,192 @@ def zoo_templates() -> dict[str, str]:
     return dict(zip(table["relation"], table["manual"], strict=True))
 
 
+def labelled_texts(name: str) -> list[Example]:
+    """The texts and labels of ``"sentiment"`` or ``"topic"``."""
+    table = read_table(ZOO_FACTS / f"{name}.csv")
+    return [Example(text, label) for text, label in zip(table["text"], table["label"], strict=True)]
+
+
 def zoo_examples(relation: str) -> list[Example]:
+    if relation in LABEL_WORDS:
+        return labelled_texts(relation)
     facts = read_fact_tables()
     if relation not in facts:
-        raise TaskError(f"the zoo has no task 'zoo/{relation}'; it has {', '.join(list_tasks('zoo'))}")
+        raise TaskError(f"the zoo has no task 'zoo/{relation}'; it has "
+                        f"{', '.join([*list_tasks('zoo'), *(f'zoo/{name}' for name in LABEL_WORDS)])}")
     chosen = hashed_order(facts[relation], relation)[:ZOO_TASK_SIZE]
     return [Example(subject, facts[relation][subject]) for subject in chosen]
 
 
-# --- JSON lines: LAMA, ParaRel, and a user's own --------------------------------------------------
-
-LAYOUTS = {"lama": "lama/TREx", "pararel": "pararel/trex_lms_vocab"}
-TEMPLATE_FILES = ("relations.jsonl", "LAMA_relations.jsonl")
+# --- from rows to a task --------------------------------------------------------------------------
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of each non-empty line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 text ({error}); expected a JSON object a line") from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at U+2028 inside a string
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{path}, line {number} is not JSON ({error.msg}); expected one object a line such as "
-                            '{"sub_label": "France", "obj_label": "Paris"}') from None
-        if not isinstance(record, dict):
-            raise TaskError(f"{path}, line {number} is {line.strip()[:40]!r}; expected a JSON object such as "
-                            '{"sub_label": "France", "obj_label": "Paris"}')
-        yield number, record
+def build_task(name: str, salt: str, rows: Iterable[Row], columns: Sequence[tuple[str, str]], template: str | None,
+               label_words: Mapping[str | int, str] | Sequence[str] | None) -> Task:
+    """A task from its rows, which all have the pair of ``columns`` that the first one has."""
+    rows, facts, pair = list(rows), [], None
+    for row in rows:
+        pair = fact_columns(row, columns if pair is None else [pair])
+        facts.append(read_fact(row, pair, labelled=label_words is not None or pair[1] == "label"))
+    if not rows:
+        raise TaskError(f"task {name!r} has no rows; expected some with {or_pairs(columns)}")
+    words, choices = None, None
+    if label_words is not None or pair[1] == "label":
+        words = verbalizer(name, {label for _, label in facts}, label_words)
+        choices = tuple(words.values())
+        for row, (_, label) in zip(rows, facts, strict=True):
+            if label not in words:
+                raise TaskError(f"{row.where} has the label {label!r}, which has no word among those of "
+                                f"{', '.join(words)}; add it to label_words, or leave out rows without a true label")
+    examples = [Example(subject, answer if words is None else words[answer], choices) for subject, answer in facts]
+    named = [row.split or read_split(row) for row in rows]
+    if any(named) and not all(named):
+        raise TaskError(f"{rows[named.index(None)].where} names no split, but other rows do; expected it in all of "
+                        "them or in none")
+    if set(named) <= {None, "train"}:
+        train, dev, test = split_by_subject(examples, salt)
+    else:
+        train, dev, test = (tuple(e for e, split in zip(examples, named, strict=True) if split == part)
+                            for part in ("train", "dev", "test"))
+    return Task(name, train, dev, test, template, words)
 
 
-def read_examples(path: Path) -> tuple[list[Example], list[str | None]]:
-    """The examples of a JSON-lines file and the split that each names, if any."""
-    examples, splits = [], []
-    for number, record in read_lines(path):
-        if not {"sub_label", "obj_label"} <= record.keys():
-            raise TaskError(f"{path}, line {number} has the keys {sorted(record)}; expected sub_label and obj_label")
-        if not all(isinstance(record[key], str) for key in ("sub_label", "obj_label")):
-            raise TaskError(f"{path}, line {number} has sub_label {record['sub_label']!r} and obj_label "
-                            f"{record['obj_label']!r}; expected two strings")
-        if record.get("split") not in (None, "train", "dev", "test"):
-            raise TaskError(f"{path}, line {number} has the split {record['split']!r}; expected train, dev or test")
-        examples.append(Example(record["sub_label"], record["obj_label"]))
-        splits.append(record.get("split"))
-    return examples, splits
+def or_pairs(columns: Iterable[tuple[str, str]]) -> str:
+    return ", or ".join(" and ".join(pair) for pair in columns)
 
 
-def find_template(relation: str, path: Path) -> str | None:
-    """The relation's manual template: from a LAMA relations file near ``path``, else the zoo's own."""
-    for folder in path.parents[:3]:
-        for file in (f for name in TEMPLATE_FILES for f in (folder / name, folder / "optiprompt" / name)):
-            if file.exists():
-                templates = {record.get("relation"): record.get("template") for _, record in read_lines(file)}
-                if relation in templates:
-                    return templates[relation]
-    return zoo_templates().get(relation)
+def fact_columns(row: Row, columns: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """The pair of columns that ``row`` has."""
+    if not isinstance(row.record, Mapping):
+        raise TaskError(f"{row.where} is {row.record!r:.60}; expected a mapping from column to value (of a DataFrame, "
+                        "give df.to_dict('records'))")
+    for pair in columns:
+        if set(pair) <= row.record.keys():
+            return pair
+    raise TaskError(f"{row.where} has the keys {sorted(map(str, row.record))}; expected {or_pairs(columns)}")
 
 
-def load_task(name: str, root: str | Path | None = None) -> Task:
+def read_fact(row: Row, pair: tuple[str, str], labelled: bool) -> tuple[str, str]:
+    """Subject and object, or text and label, as strings."""
+    subject, answer = (row.record[column] for column in pair)
+    if labelled and isinstance(answer, Integral) and not isinstance(answer, bool):
+        answer = str(answer)  # class 1, whether it is written 1 or "1"
+    if not all(isinstance(value, str) and value.strip() for value in (subject, answer)):
+        raise TaskError(f"{row.where} has {pair[0]} {subject!r:.60} and {pair[1]} {answer!r:.60}; expected two strings "
+                        "that are not empty" + (" (a label may be a whole number)" if labelled else
+                                                "; of numbered classes, give label_words="))
+    return subject, answer
+
+
+def read_split(row: Row) -> str | None:
+    split = row.record.get("split") or None
+    if split not in (None, "train", "dev", "test"):
+        raise TaskError(f"{row.where} has the split {split!r}; expected train, dev or test")
+    return split
+
+
+def verbalizer(name: str, labels: set[str],
+               label_words: Mapping[str | int, str] | Sequence[str] | None) -> dict[str, str]:
+    """{label: word}; without ``label_words`` the labels are the words."""
+    if label_words is None:
+        numbers = sorted(label for label in labels if label.removeprefix("-").isdecimal())
+        if numbers:
+            raise TaskError(f"task {name!r} has the label {numbers[0]}, which is no word; give label_words= as "
+                            "{label: word} or as the words of the classes 0, 1, ... in order")
+        label_words = {label: label for label in sorted(labels)}
+    if isinstance(label_words, Sequence) and not isinstance(label_words, str):
+        label_words = dict(enumerate(label_words))
+    if not (isinstance(label_words, Mapping) and label_words
+            and all(isinstance(word, str) and word.strip() for word in label_words.values())):
+        raise TaskError(f"task {name!r} was given label_words={label_words!r:.60}; expected {{label: word}} or the "
+                        "words of the classes 0, 1, ... in order")
+    words = {str(label): word for label, word in label_words.items()}
+    for word, count in Counter(words.values()).items():
+        if count > 1:
+            same = " and ".join(repr(label) for label in words if words[label] == word)
+            raise TaskError(f"task {name!r} has the word {word!r} for the labels {same}; expected a word of its own "
+                            "for each label")
+    return words
+
+
+# --- what users call ------------------------------------------------------------------------------
+
+
+def load_task(name: str, root: str | Path | None = None, *, template: str | None = None,
+              label_words: Mapping[str | int, str] | Sequence[str] | None = None) -> Task:
     """Load a task by name.
 
     Args:
-        name: ``"zoo/P36"``; ``"lama/P36"`` or ``"pararel/P36"`` below ``root``; or the path of a JSON-lines file
-            (``sub_label``, ``obj_label``, optional ``split``), relative to ``root`` if given.
-        root: the folder that holds ``lama/TREx`` or ``pararel/trex_lms_vocab``.
+        name: ``"zoo/P36"``, ``"zoo/sentiment"`` or ``"zoo/topic"``; ``"lama/P36"``, ``"pararel/P36"``, ``"lpaqa/P36"``
+            or ``"optiprompt/P36"`` below ``root``; or, relative to ``root`` if given, the path of a file, or of a
+            folder with files named train, dev (or validation) and test. Files are JSON lines, CSV or TSV; their
+            columns are ``sub_label`` and ``obj_label``, or ``text`` (else ``sentence``) and ``label``, and ``split``
+            (train, dev or test) where no file name says it.
+        root: the folder that holds the layout, ``lama/TREx`` or just ``TREx``, say; see ``taskfiles.LAYOUTS``.
+        template: the manual template; by default that of ``NAME.verbalizer.json``, else of a LAMA ``relations.jsonl``
+            near the file, else the zoo's, both by the file's name (``P36``).
+        label_words: makes it a classification task: {label: word}, or the words of the classes 0, 1, … in order. By
+            default those of ``NAME.verbalizer.json`` ({"label_words": {...}, "template": "..."}) beside the file
+            or folder NAME; else labels in a column ``label`` are words themselves.
 
-    Files without ``split`` are split 40 / 10 / 50 % by subject. The manual template is looked up by the
-    file's name (``P36``) in a LAMA ``relations.jsonl`` near it, else in the zoo.
+    Files without splits, or with "train" alone, are split 40 / 10 / 50 % by subject, the same everywhere. Of named
+    splits none is made up: without "dev", ``tune`` selects on train; without "test" there is nothing to evaluate.
 
     Raises:
-        TaskError: the task or file is missing, or a line is not as expected.
+        TaskError: the task or file is missing, or a line is not as expected; a label has no word, or the word of
+            another label.
     """
     layout, _, relation = name.partition("/")
     if layout == "zoo":
-        train, dev, test = split_by_subject(zoo_examples(relation), relation)
-        return Task(name, train, dev, test, zoo_templates().get(relation))
-    if layout in LAYOUTS and root is None and not Path(name).exists():
-        raise TaskError(f"task {name!r} needs root=, the folder that holds {LAYOUTS[layout]}")
-    base = Path(root or ".").expanduser()
-    path = base / LAYOUTS[layout] / f"{relation}.jsonl" if layout in LAYOUTS else base / Path(name).expanduser()
-    if not path.is_file():
-        raise TaskError(f"task {name!r}: there is no file {path}; expected 'zoo/P36' (see list_tasks('zoo')), "
-                        "'lama/P36' or 'pararel/P36' with root=, or the path of a .jsonl file")
-    examples, splits = read_examples(path)
-    if any(splits):
-        if not all(splits):
-            raise TaskError(f"{path} names a split in some lines only; expected it in all of them or in none")
-        train, dev, test = (tuple(e for e, s in zip(examples, splits, strict=True) if s == part)
-                            for part in ("train", "dev", "test"))
-    else:
-        train, dev, test = split_by_subject(examples, path.stem)
-    return Task(name, train, dev, test, find_template(path.stem, path))
+        rows = [Row(name, vars(example), None) for example in zoo_examples(relation)]
+        return build_task(name, relation, rows, [("subject", "object")], template or zoo_templates().get(relation),
+                          LABEL_WORDS.get(relation) if label_words is None else label_words)
+    path = find_task(name, root)
+    relation, beside = relation_of(path), read_verbalizer(path)
+    template = template or beside.get("template") or lama_template(relation, path) or zoo_templates().get(relation)
+    return build_task(name, relation, read_rows(path), COLUMNS, template,
+                      beside.get("label_words") if label_words is None else label_words)
+
+
+def task_from_rows(name: str, rows: Iterable[Mapping] | Mapping[str, Iterable[Mapping]], *, subject: str | None = None,
+                   object: str | None = None, template: str | None = None,
+                   label_words: Mapping[str | int, str] | Sequence[str] | None = None) -> Task:
+    """A task from rows in memory, such as a ``datasets.Dataset`` or ``DatasetDict``.
+
+    Args:
+        name: of the task; rows without splits are split as those of a file of this name.
+        rows: mappings from column to value, or {"train": rows, "dev" or "validation": rows, "test": rows}. A column
+            ``split`` counts where there is no such mapping.
+        subject, object: the columns; by default those that ``load_task`` knows.
+        template, label_words: as for ``load_task``. Of a ``ClassLabel`` column give its ``names``, or better words.
+
+    Raises:
+        TaskError: as ``load_task``; there is a split of another name.
+    """
+    if (subject is None) != (object is None):
+        raise TaskError(f"task {name!r}: subject={subject!r} and object={object!r}; expected both columns or neither")
+    parts = rows if isinstance(rows, Mapping) else {None: rows}
+    unknown = [part for part in parts if part not in (None, *SPLITS)]
+    if unknown:
+        raise TaskError(f"task {name!r} has the split {unknown[0]!r}; expected rows, or a mapping with no other splits "
+                        f"than {', '.join(SPLITS)}")
+    found = (Row(f"task {name!r}, {part + ' ' if part else ''}row {i}", record, SPLITS.get(part))
+             for part, some in parts.items() for i, record in enumerate(some))
+    return build_task(name, name, found, COLUMNS if subject is None else [(subject, object)],
+                      template or zoo_templates().get(name), label_words)
+
+
+def task_names(kind: str, root: str | Path | None) -> dict[str, str]:
+    """{relation: name for ``load_task``}."""
+    return {relation: f"zoo/{relation}" for relation in read_fact_tables()} if kind == "zoo" else list_files(kind, root)
 
 
 def list_tasks(kind: str = "zoo", root: str | Path | None = None) -> list[str]:
-    """What ``load_task`` accepts: the zoo's relations, the files of a layout below ``root``, or of a folder."""
-    if kind == "zoo":
-        names: Iterable[str] = read_fact_tables()
-    else:
-        folder = Path(root or ".").expanduser() / LAYOUTS.get(kind, Path(kind).expanduser())
-        names = [path.stem for path in folder.glob("*.jsonl")]
-        if not names:
-            raise TaskError(f"there are no .jsonl files in {folder}; expected 'zoo', a folder of task files, or one of "
-                            f"{sorted(LAYOUTS)} with root=, the folder that holds it")
-    suffix = "" if kind in ("zoo", *LAYOUTS) else ".jsonl"
-    # P19 before P101: by number where there is one, else by name.
-    order = sorted(names, key=lambda name: ([int(digits) for digits in re.findall(r"\d+", name)], name))
-    return [f"{kind}/{name}{suffix}" for name in order]
+    """What ``load_task`` accepts: the tasks of a layout below ``root`` ("lama", say), or of a folder.
+
+    Of the zoo, the relations alone: its two classification tasks are ``zoo/sentiment`` and ``zoo/topic``.
+    """
+    return list(task_names(kind, root).values())
 
 
 def load_tasks(kind: str = "zoo", root: str | Path | None = None, relations: str | None = None) -> list[Task]:
@@ -217,13 +312,15 @@ def load_tasks(kind: str = "zoo", root: str | Path | None = None, relations: str
 
     Args:
         kind, root: as for ``list_tasks``.
-        relations: comma-separated, such as ``"P36,P19"``; all if None.
+        relations: comma-separated, such as ``"P36,P19"``; of the zoo also ``"sentiment,topic"``. All if None.
 
     Raises:
         TaskError: there is no such relation.
     """
-    names = {Path(name).stem: name for name in list_tasks(kind, root)}
+    names = task_names(kind, root)
     wanted = [relation.strip() for relation in relations.split(",")] if relations else list(names)
+    if kind == "zoo":
+        names |= {name: f"zoo/{name}" for name in LABEL_WORDS}
     missing = [relation for relation in wanted if relation not in names]
     if missing:
         raise TaskError(f"{kind!r} has no relations {', '.join(missing)}; it has {', '.join(names)}")

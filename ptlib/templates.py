@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,39 +59,70 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
                                           f"({lm.name}) does not see; put [Y] last")
             parts, end = parts[:cut], []
-        blank = lm.tokenizer.mask_token_id if lm.kind == "masked" else 0
-        # The text between slots is the same for every subject: tokenized once.
-        texts = {i: tokenize_text(lm, part, first=i == 0) for i, part in enumerate(parts)
-                 if part not in ("[X]", "[Y]") and not slot_count(part) and part.strip()}
+        texts = tokenize_parts(lm, parts)
+        taken = (len(start) + len(end) + sum(len(ids) for ids in texts.values())
+                 + sum(slot_count(part) or part == "[Y]" for part in parts))
         layouts = []
-        for subject_ids, spaced_ids in zip(lm.tokenize_many(subjects), lm.tokenize_many([" " + s for s in subjects]),
-                                           strict=True):
-            ids, slots, answer, spaced = list(start), [], None, False
+        for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), taken):
+            ids, slots, answer = list(start), [], None
             for i, part in enumerate(parts):
                 if part == "[X]":
-                    ids += spaced_ids if spaced else subject_ids
+                    ids += subject_ids
                 elif part == "[Y]":
                     answer = len(ids)
-                    ids.append(blank)
+                    ids.append(lm.blank_id)
                 elif slot_count(part):
                     slots += range(len(ids), len(ids) + slot_count(part))
-                    ids += [blank] * slot_count(part)
+                    ids += [lm.blank_id] * slot_count(part)
                 else:
-                    ids += texts.get(i, [])
-                # Whitespace belongs to the token that follows it, not to the slot before it.
-                spaced = part[-1].isspace()
+                    ids += texts[i]
             ids += end
+            if not ids:
+                raise PromptMismatchError(f"template {self.text!r} with an empty subject has no token before [Y] for "
+                                          f"{lm.name} to predict it from; put words or [V] there")
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
         return layouts
 
 
-def tokenize_text(lm: LanguageModel, part: str, first: bool) -> list[int]:
-    """Token ids of the text between slots, as they are in the middle of a sentence unless it is ``first``."""
-    if first or part[0].isspace():
-        return lm.tokenize((" " if part[0].isspace() else "") + part.strip())
-    # Many tokenizers put a space before whatever they are given; after a word they do not.
-    before, both = lm.tokenize("a"), lm.tokenize("a" + part.strip())
-    return both[len(before):] if both[:len(before)] == before else lm.tokenize(part.strip())
+def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[int]]:
+    """{index in ``parts``: token ids} of the text between the slots: the same for every subject, tokenized once.
+
+    A space belongs to the token that follows it, not to the slot before it.
+    """
+    texts = {}
+    for i, part in enumerate(parts):
+        if not SLOT.fullmatch(part):
+            text = " " * part.startswith(" ") + part.strip(" ")
+            tokenize = lm.tokenize_many if i == 0 else lm.tokenize_after
+            texts[i] = tokenize([text], special=True)[0] if part.strip(" ") else []
+    return texts
+
+
+def tokenize_subjects(lm: LanguageModel, parts: Sequence[str], subjects: Sequence[str]) -> list[list[int]]:
+    """Token ids of the subjects as they are at their place in the sentence; whatever they hold is plain text."""
+    subjects = [subject.strip() for subject in subjects]
+    at = parts.index("[X]")
+    before = parts[at - 1] if at else ""
+    if before.endswith(" "):
+        return lm.tokenize_after(" " * bool(subject) + subject for subject in subjects)
+    if not before or SLOT.fullmatch(before):
+        return lm.tokenize_many(subjects)
+    return lm.tokenize_after(subjects, before=before.split(" ")[-1])  # in quotes, say
+
+
+def shortened(lm: LanguageModel, template: str, subjects: list[list[int]], taken: int) -> list[list[int]]:
+    """Subjects without the end that the model has no position for: a long text loses it, the prompt nothing."""
+    if lm.max_length is None:
+        return subjects
+    room = lm.max_length - taken
+    if room < 0:
+        raise PromptMismatchError(f"template {template!r} takes {taken} tokens beside its subject, of the "
+                                  f"{lm.max_length} that {lm.name} reads at once; shorten it")
+    long = sum(len(ids) > room for ids in subjects)
+    if long:
+        warnings.warn(f"{long} of {len(subjects)} subjects are cut to {room} tokens: {lm.name} reads {lm.max_length} "
+                      "at once", stacklevel=3)
+    return [ids[:room] for ids in subjects]
 
 
 def slot_count(part: str) -> int:

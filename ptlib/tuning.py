@@ -136,7 +136,7 @@ def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequ
         words = re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).split()
         if not words:
             raise TaskError(f"the manual template of task {task.name!r} has no words to start from; use init='random'")
-        ids = lm.tokenize(" " + " ".join(words))  # as in the middle of a sentence
+        [ids] = lm.tokenize_after([" " + " ".join(words)])  # as in the middle of a sentence
         return lm.embeddings[[ids[i % len(ids)] for i in range(count)]].clone()
     if isinstance(init, str):
         raise PromptTransferError(f"init={init!r}; expected 'random', 'manual' or a list of words")

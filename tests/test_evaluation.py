@@ -2,15 +2,19 @@
 
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from ptlib import (
     Evaluation,
     Example,
+    LanguageModel,
+    Prompt,
     PromptTransferError,
     Task,
     TaskError,
@@ -23,6 +27,8 @@ from ptlib import (
     tune_many,
 )
 from ptlib.evaluation import Z, wilson_interval
+from ptlib.scoring import candidate_scores
+from ptlib.templates import Template
 
 EXAMPLES = (Example("France", "Paris"), Example("Saint Helena", "Jamestown"), Example("Peru", "Cairo"),
             Example("South Korea", "the"), Example("Iran", "New Zealand"), Example("Iraq", "zzyzx"))
@@ -57,6 +63,101 @@ def test_against_brute_force(toys, capitals, family, candidates):
     assert ev.predictions[["subject", "object"]].values.tolist() == [[e.subject, e.object] for e in EXAMPLES[:4]]
     hits = ev.predictions["prediction"] == ev.predictions["object"]
     assert hits.tolist() == [rank == 1 for rank in ranks]
+
+
+LONG = ["Paris", "Jamestown", "Cairo", "New Zealand", "Saint Helena", "Parisian town", "South Korea", "Rome Paris"]
+
+
+def brute_force_scores(lm, template, subject, candidates):
+    """Mean log-probability of each candidate's tokens by hand, one sentence a candidate, from the full logits."""
+    scores, mask = {}, lm.tokenizer.mask_token
+    for word in candidates:
+        tokens = lm.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        if lm.kind == "causal":
+            before = lm.tokenizer(template.split(" [Y]")[0].replace("[X]", subject))["input_ids"]
+            ids = torch.tensor([before + tokens])
+            places = range(len(before) - 1, len(before) - 1 + len(tokens))
+        else:
+            marked = template.replace("[X]", subject).replace(" [Y]", " " + mask)
+            ids = lm.tokenizer(marked)["input_ids"]
+            at = ids.index(lm.tokenizer.mask_token_id)
+            ids = torch.tensor([[*ids[:at], *[lm.tokenizer.mask_token_id] * len(tokens), *ids[at + 1:]]])
+            places = range(at, at + len(tokens))
+        logits = lm.model(input_ids=ids).logits[0].log_softmax(-1)
+        scores[word] = np.mean([logits[place, token].item() for place, token in zip(places, tokens, strict=True)])
+    return scores
+
+
+def test_answers_of_several_tokens_against_brute_force(lm):
+    template = "The capital of [X] is [Y]" if lm.kind == "causal" else "The capital of [X] is [Y] ."
+    prompt = Prompt(torch.zeros(0, lm.dim), template, lm.name, lm.fingerprint)
+    subjects = ("France", "Saint Helena", "Peru", "Egypt")
+    examples = [Example(subject, word) for subject in subjects for word in LONG]
+    assert {len(ids) for ids in lm.tokenize_many(" " + word for word in LONG)} >= {1, 2}
+    ev = evaluate(lm, prompt, examples, multi_token=True)
+    assert (ev.n, ev.num_candidates, ev.dropped) == (len(examples), len(LONG), ())
+    tokens, found = lm.tokenize_many(" " + word for word in LONG), {}
+    with torch.inference_mode():
+        for rows, values in candidate_scores(lm, Template(template).layout(lm, subjects), prompt.vectors, tokens):
+            found |= dict(zip(rows, values.tolist(), strict=True))
+    for i, subject in enumerate(subjects):
+        scores = brute_force_scores(lm, template, subject, LONG)
+        assert found[i] == pytest.approx(list(scores.values()), abs=1e-4)
+        order = sorted(scores, key=scores.get, reverse=True)
+        assert min(scores[a] - scores[b] for a, b in pairwise(order)) > 1e-5  # no tie that rounding would turn
+        rows = ev.predictions[i * len(LONG):(i + 1) * len(LONG)]
+        assert rows["rank"].tolist() == [1 + order.index(word) for word in LONG]
+        assert set(rows["prediction"]) == {order[0]}
+
+
+@pytest.mark.parametrize("template", ["[X] [V]*3 [Y] .", "[V] [Y] , said [X] [V]*2 .", "[X] [V]*2 , [Y] [V] now ."])
+def test_scores_of_several_tokens_with_prompt_vectors(toys, template):
+    """Vectors after the answer keep their places, too: they are the embeddings of words here, so words say the same."""
+    lm = toys["bert"]
+    ids = lm.word_ids(["Rome", "people", "town"])
+    prompt = Prompt(lm.embeddings[ids], template, lm.name, lm.fingerprint)
+    words = iter(["Rome", "people", "town"])
+    said = re.sub(r"\[V\](?:\*(\d))?", lambda slot: " ".join(next(words) for _ in range(int(slot[1] or 1))), template)
+    plain = Prompt(torch.zeros(0, lm.dim), said, lm.name, lm.fingerprint)
+    examples = [Example(subject, word) for subject in ("France", "Saint Helena") for word in LONG]
+    vectors, by_words = (evaluate(lm, p, examples, multi_token=True).predictions for p in (prompt, plain))
+    assert vectors.equals(by_words)
+    assert vectors["rank"].nunique() > 2
+    for subject, rows in vectors.groupby("subject"):
+        scores = brute_force_scores(lm, said, subject, LONG)
+        assert rows["prediction"].unique().tolist() == [max(scores, key=scores.get)]
+
+
+def test_single_tokens_rank_the_same_with_multi_token(lm):
+    template = "The capital of [X] is [Y]"
+    prompt = Prompt(torch.zeros(0, lm.dim), template, lm.name, lm.fingerprint)
+    few = ["Paris", "Rome", "Cairo", "the", "people"]
+    examples = [Example(subject, word) for subject in ("France", "South Korea") for word in few]
+    single, alone, beside = (evaluate(lm, prompt, examples, candidates=words, multi_token=multi).predictions
+                             for words, multi in ((few, False), (few, True), ([*few, "Saint Helena"], True)))
+    assert alone.equals(single)
+    for (_, a), (_, b) in zip(single.groupby("subject"), beside.groupby("subject"), strict=True):
+        assert b["rank"].rank().tolist() == a["rank"].tolist()  # a long one comes between, and changes no order
+
+
+def test_multi_token_keeps_what_is_otherwise_dropped(toys):
+    lm, prompt = toys["roberta"], random_prompt(toys["roberta"])
+    some = [Example("France", "Paris"), Example("Peru", "New Zealand")]
+    assert [e.object for e, _ in evaluate(lm, prompt, some).dropped] == ["New Zealand"]
+    assert evaluate(lm, prompt, some, multi_token=True).num_candidates == 2
+    given = evaluate(lm, prompt, some, candidates=["Paris", "Rome", "Saint Helena"], multi_token=True)
+    assert (given.n, given.num_candidates) == (1, 3)
+    # What the tokenizer cannot spell is still dropped.
+    lm = toys["bert"]
+    ev = evaluate(lm, random_prompt(lm), [*some, Example("Egypt", "日本")], multi_token=True)
+    assert [e.object for e, _ in ev.dropped] == ["日本"]
+
+
+def test_multi_token_is_for_masked_and_causal_lms():
+    config = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    lm = LanguageModel(T5ForConditionalGeneration(config), None, "t5", "seq2seq")
+    with pytest.raises(TaskError, match=r"t5.*sequence-to-sequence"):
+        evaluate(lm, random_prompt(lm), EXAMPLES, multi_token=True)
 
 
 def test_dropped_examples_are_told_with_the_reason(toys, capitals):

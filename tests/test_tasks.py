@@ -1,11 +1,12 @@
 """Loading tasks: splits, explicit splits, and what is said about broken files."""
 
+import csv
 import json
 
 import pytest
 
-from ptlib import Example, TaskError, list_tasks, load_task
-from ptlib.tasks import split_by_subject
+from ptlib import Example, TaskError, evaluate, list_tasks, load_task, load_tasks, random_prompt
+from ptlib.tasks import split_by_subject, task_from_rows
 
 
 def write(path, *lines):
@@ -53,15 +54,174 @@ def test_order_does_not_depend_on_the_hash_seed(by_hash_seed, facts_file):
         assert splits == [[e.subject for e in part] for part in (task.train, task.dev, task.test)]
 
 
-@pytest.mark.parametrize(("layout", "folder"), [("lama", "lama/TREx"), ("pararel", "pararel/trex_lms_vocab")])
+FOLDERS = [("lama", "lama/TREx"), ("pararel", "pararel/trex_lms_vocab"), ("lpaqa", "lpaqa/TREx_train"),
+           ("lama", "TREx"), ("pararel", "trex_lms_vocab"), ("lpaqa", "TREx_train")]
+
+
+@pytest.mark.parametrize(("layout", "folder"), FOLDERS)
 def test_layouts_below_a_root(tmp_path, layout, folder):
     write(tmp_path / folder / "P36.jsonl", *(fact(f"s{i}", "o") for i in range(10)))
     write(tmp_path / folder / "P6.jsonl", fact())
-    write(tmp_path / layout / "relations.jsonl", {"relation": "P36", "template": "[Y] governs [X] ."})
+    write((tmp_path / folder).parent / "relations.jsonl", {"relation": "P36", "template": "[Y] governs [X] ."})
     task = load_task(f"{layout}/P36", root=tmp_path)
     assert [len(part) for part in (task.train, task.dev, task.test)] == [4, 1, 5]
     assert task.manual_template == "[Y] governs [X] ."
     assert list_tasks(layout, root=tmp_path) == [f"{layout}/P6", f"{layout}/P36"]
+    assert [task.name for task in load_tasks(layout, tmp_path, "P36,P6")] == [f"{layout}/P36", f"{layout}/P6"]
+
+
+@pytest.mark.parametrize("folder", ["data/optiprompt/autoprompt_data", "data/autoprompt_data", "data"])
+def test_optiprompts_folder_names_the_splits_by_file(tmp_path, folder):
+    for relation in ("P36", "P101"):
+        for split, size in (("train", 3), ("dev", 2), ("test", 1)):
+            write(tmp_path / folder / relation / f"{split}.jsonl", *(fact(f"{split} {i}") for i in range(size)))
+    write(tmp_path / "data" / "relation_metainfo" / "LAMA_relations.jsonl",
+          {"relation": "P36", "template": "[X] [Y] !"})
+    assert list_tasks("optiprompt", tmp_path / "data") == ["optiprompt/P36", "optiprompt/P101"]
+    task = load_tasks("optiprompt", tmp_path / "data")[0]
+    assert [[e.subject for e in part] for part in (task.train, task.dev, task.test)] == [
+        ["train 0", "train 1", "train 2"], ["dev 0", "dev 1"], ["test 0"]]
+    assert (task.name, task.manual_template) == ("optiprompt/P36", "[X] [Y] !")
+    assert load_task(f"{folder}/P36", tmp_path).test == task.test  # any folder with such files
+
+
+ODD = ["{braces} {0}", 'a "quoted" name', "it's, with a comma", "Ελλάδα", "日本", "مصر", "[MASKED] [X] [Y]", "50 % \\n",
+       "a\u2028b", " padded "]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_odd_subjects_come_through_every_format(tmp_path, suffix, toys):
+    path, rows = tmp_path / f"odd{suffix}", [(name, "Paris", "test") for name in ODD] + [("x", "Paris", "train")]
+    columns = ("sub_label", "obj_label", "split")
+    if suffix == ".jsonl":
+        write(path, *(dict(zip(columns, row, strict=True)) for row in rows))
+    elif suffix == ".csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
+            csv.writer(file).writerows([columns, *rows])
+    else:
+        write(path, *("\t".join(row) for row in [columns, *rows]))
+    task = load_task(str(path))
+    assert [e.subject for e in task.test] == ODD
+    ev = evaluate(toys["roberta"], random_prompt(toys["roberta"]), task.test, candidates=["Paris", "Lima"])
+    assert ev.predictions["subject"].tolist() == ODD
+
+
+def test_csv_and_json_lines_are_split_alike(tmp_path):
+    facts = [(f"s{i}", f"o{i % 3}") for i in range(20)]
+    lines = load_task(str(write(tmp_path / "a" / "mine.jsonl", *(fact(*pair) for pair in facts))))
+    cells = load_task(str(write(tmp_path / "mine.csv", "obj_label,extra,sub_label", *(f"{o},,{s}" for s, o in facts))))
+    rows = task_from_rows("mine", [fact(*pair) for pair in facts])
+    named = task_from_rows("mine", [{"a": s, "b": o} for s, o in facts], subject="a", object="b")
+    for task in (cells, rows, named):
+        assert (task.train, task.dev, task.test) == (lines.train, lines.dev, lines.test)
+    assert rows.name == "mine"
+
+
+@pytest.mark.parametrize(("lines", "number"), [
+    (["sub_label,obj_label", "a,b", "a,b,c"], 3), (["sub_label,obj_label", "a"], 2), (["subject,object", "a,b"], 2),
+    (["sub_label,obj_label", "a,b", "", ",b"], 4), (["sub_label,obj_label", "a,b", '"c,d'], 3),
+    (["sub_label,obj_label", '"a" b,c'], 2),
+    (["sub_label,obj_label,split", "a,b,train", "c,d,"], 3), (["sub_label,obj_label,split", "a,b,dew"], 2)])
+def test_bad_row_of_a_csv_file_is_named(tmp_path, lines, number):
+    path = write(tmp_path / "mine.csv", *lines)
+    with pytest.raises(TaskError, match=rf"{path}, line {number}\b"):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(("file", "between"), [("mine.csv", ","), ("mine.tsv", "\t")])
+def test_line_ends_of_every_system(tmp_path, file, between, end):
+    text = "".join(between.join(row) + end for row in (("sub_label", "obj_label"), ("a", "b"), ("c", "d")))
+    (tmp_path / file).write_bytes(text.encode())
+    task = load_task(file, root=tmp_path)
+    assert set(task.train + task.dev + task.test) == {Example("a", "b"), Example("c", "d")}
+
+
+def test_line_numbers_count_lines_inside_cells(tmp_path):
+    path = write(tmp_path / "mine.csv", "sub_label,obj_label", '"two\nlines",b', "c,d", "e")
+    with pytest.raises(TaskError, match=rf"{path}, line 5\b"):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize(("file", "text"), [("mine.jsonl", ""), ("mine.csv", ""),
+                                          ("mine.csv", "sub_label,obj_label\n")])
+def test_a_file_without_rows(tmp_path, file, text):
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    with pytest.raises(TaskError, match="no rows"):
+        load_task(file, root=tmp_path)
+
+
+def test_columns_are_those_of_the_first_row(tmp_path):
+    path = write(tmp_path / "mine.jsonl", fact(), {"text": "a", "label": "b"})
+    with pytest.raises(TaskError, match=rf"{path}, line 2\b.*sub_label and obj_label"):
+        load_task(str(path))
+
+
+def test_one_relation_in_two_files_is_told(tmp_path):
+    write(tmp_path / "P36.jsonl", fact())
+    write(tmp_path / "P36.csv", "sub_label,obj_label", "a,b")
+    with pytest.raises(TaskError, match=r"P36\.(csv|jsonl) and P36\.(csv|jsonl)"):
+        load_tasks(str(tmp_path))
+
+
+def rows_of(split, size):
+    return [fact(f"{split} {i}") for i in range(size)]
+
+
+@pytest.mark.parametrize("dev", ["dev", "validation"])
+def test_rows_with_splits_stay_in_them(dev):
+    splits = {"train": rows_of("train", 4), dev: rows_of("dev", 2), "test": iter(rows_of("test", 3))}
+    task = task_from_rows("mine", splits, template="[X] [Y]")
+    assert [len(part) for part in (task.train, task.dev, task.test)] == [4, 2, 3]
+    assert [e.subject for e in task.dev] == ["dev 0", "dev 1"]
+    assert task.manual_template == "[X] [Y]"
+
+
+def test_train_alone_is_split_and_nothing_else_is_made_up(tmp_path):
+    rows = rows_of("train", 20)
+    whole = task_from_rows("mine", rows)
+    assert [len(part) for part in (whole.train, whole.dev, whole.test)] == [8, 2, 10]
+    write(tmp_path / "mine" / "train.jsonl", *rows)
+    marked = write(tmp_path / "mine.jsonl", *({**row, "split": "train"} for row in rows))
+    for task in (task_from_rows("mine", {"train": rows}), load_task("mine", tmp_path), load_task(str(marked)),
+                 task_from_rows("mine", [{**row, "split": "train"} for row in rows])):
+        assert (task.train, task.dev, task.test) == (whole.train, whole.dev, whole.test)
+    without_dev = task_from_rows("mine", {"train": rows, "test": rows_of("test", 3)})
+    assert [len(part) for part in (without_dev.train, without_dev.dev, without_dev.test)] == [20, 0, 3]
+    without_test = task_from_rows("mine", {"train": rows, "validation": rows_of("dev", 3)})
+    assert [len(part) for part in (without_test.train, without_test.dev, without_test.test)] == [20, 3, 0]
+
+
+def test_a_dataset_is_rows():
+    datasets = pytest.importorskip("datasets")
+    rows = rows_of("a", 20)
+    plain, loaded = task_from_rows("mine", rows), task_from_rows("mine", datasets.Dataset.from_list(rows))
+    assert (loaded.train, loaded.dev, loaded.test) == (plain.train, plain.dev, plain.test)
+    labels = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": labels})
+    parts = datasets.DatasetDict({split: datasets.Dataset.from_dict(
+        {"sentence": [f"{split} {i}" for i in range(size)], "label": [i % 2 for i in range(size)]}, features=features)
+        for split, size in (("train", 4), ("validation", 2), ("test", 3))})
+    for given in (parts, parts.with_format("numpy")):
+        task = task_from_rows("sst2", given, label_words=parts["train"].features["label"].names)
+        assert [[e.object for e in part] for part in (task.train, task.dev, task.test)] == [
+            ["bad", "good", "bad", "good"], ["bad", "good"], ["bad", "good", "bad"]]
+        assert task.label_words == {"0": "bad", "1": "good"}
+
+
+@pytest.mark.parametrize(("rows", "named"), [
+    ({"train": [fact()], "unsupervised": []}, "'unsupervised'.*validation"), ({"sub_label": ["a"]}, "'sub_label'"),
+    ({"train": [fact()], "dev": [fact(), {"sub_label": "a"}]}, "dev row 1 has the keys"),
+    ([fact(), "France"], "row 1 is 'France'"), ([fact(split="dew")], "row 0.*'dew'"),
+    ([fact(obj=3)], "row 0.*label_words"), ([], "no rows"), ({}, "no rows"), ({"train": []}, "no rows")], ids=str)
+def test_bad_rows_are_named(rows, named):
+    with pytest.raises(TaskError, match=f"'mine'.*{named}"):
+        task_from_rows("mine", rows)
+
+
+def test_one_column_alone_is_told():
+    with pytest.raises(TaskError, match="both columns"):
+        task_from_rows("mine", [fact()], subject="sub_label")
 
 
 def test_a_users_file_has_the_zoos_template_or_none(tmp_path):
@@ -103,14 +263,15 @@ def test_file_that_is_not_text(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "root"), [
-    ("zoo/P999999", None), ("nowhere.jsonl", None), ("lama/P36", None), ("lama/P36", "."), ("pararel/P36", ".")])
+    ("zoo/P999999", None), ("nowhere.jsonl", None), ("lama/P36", None), ("lama/P36", "."), ("pararel/P36", "."),
+    ("lpaqa/P36", "."), ("optiprompt/P36", ".")])
 def test_missing_task_is_named(tmp_path, monkeypatch, name, root):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(TaskError, match=name):
         load_task(name, root)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "lama"])
+@pytest.mark.parametrize("kind", ["nothing", "lama", "optiprompt"])
 def test_list_tasks_of_an_unknown_kind_or_without_root(kind):
     with pytest.raises(TaskError, match=kind):
         list_tasks(kind)

@@ -11,7 +11,7 @@ import torch
 
 import ptlib
 from ptlib import evaluate, list_lms, list_tasks, load_lm, random_prompt, tune
-from ptlib.lm import ZOO
+from ptlib.loading import ZOO
 from ptlib.tasks import read_fact_tables
 from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
 from ptlib.zoo.pretraining import batches_of, center_embeddings, encode_corpus, mask, saved_tokenizer

@@ -9,12 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ..tasks import ZOO_FACTS, Example, read_fact_tables, read_table, split_by_subject
+from ..tasks import LABEL_WORDS, ZOO_FACTS, labelled_texts, read_fact_tables, read_table, split_by_subject
 
 __all__ = ["LABEL_WORDS", "Sentence", "labelled_texts", "phrasings", "sentences"]
-
-LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
-               "topic": {label: label for label in ("sports", "politics", "science", "business")}}
 
 
 @dataclass(frozen=True)
@@ -23,12 +20,6 @@ class Sentence:
 
     text: str
     answers: tuple[tuple[int, int], ...]
-
-
-def labelled_texts(name: str) -> list[Example]:
-    """The texts and labels of ``"sentiment"`` or ``"topic"``."""
-    table = read_table(ZOO_FACTS / f"{name}.csv")
-    return [Example(text, label) for text, label in zip(table["text"], table["label"], strict=True)]
 
 
 def phrasings(relation: str, kind: str) -> list[str]:

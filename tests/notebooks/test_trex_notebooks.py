@@ -1,4 +1,4 @@
-"""05_baselines runs on strangers: real checkpoints and real facts, by parameters alone."""
+"""Notebooks run on strangers: real checkpoints and real facts, by parameters alone."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 import ptlib
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "05_baselines.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
 @pytest.mark.parametrize("facts", ["checkpoints/facts", "pararel"])
@@ -16,7 +16,7 @@ def test_baselines_on_trex(trex, tmp_path, facts):
     models = [str(trex / "checkpoints" / name) for name in ("bert-s", "roberta-s")]
     where = {"tasks": "pararel", "root": str(trex)} if facts == "pararel" else {"tasks": str(trex / facts)}
     papermill.execute_notebook(
-        str(NOTEBOOK), str(tmp_path / "run.ipynb"), progress_bar=False,
+        str(NOTEBOOKS / "05_baselines.ipynb"), str(tmp_path / "run.ipynb"), progress_bar=False,
         parameters={"models": ",".join(models), "relations": "P36,P1303", "epochs": 3, "out": str(tmp_path),
                     "num_seeds": 2, **where})
     table = pd.read_csv(tmp_path / "table.csv", index_col=["source", "target", "method"])
@@ -27,3 +27,15 @@ def test_baselines_on_trex(trex, tmp_path, facts):
     # A prompt that moves to its own model is the one that was tuned there, up to the ridge and normalisation.
     own = table.xs("closed-form", level="method").loc[[(model, model) for model in models], "relation_mean"]
     assert (own > table.xs("random", level="method")["relation_mean"].max()).all()
+
+
+@pytest.mark.parametrize("layout", ["lama", "lpaqa"])
+def test_your_own_models_on_trex(trex, tmp_path, layout):
+    models = {name: str(trex / "checkpoints" / f"{name}-s") for name in ("bert", "roberta")}
+    papermill.execute_notebook(
+        str(NOTEBOOKS / "10_your_own_models.ipynb"), str(tmp_path / "run.ipynb"), progress_bar=False,
+        parameters={"source": models["bert"], "target": models["roberta"], "tasks": layout, "root": str(trex),
+                    "relation": "P1303", "epochs": 2, "out": str(tmp_path)})
+    moved = ptlib.Prompt.load(tmp_path / "P1303.safetensors")
+    moved.check(ptlib.load_lm(models["roberta"]))
+    assert moved.task == f"{layout}/P1303"

@@ -1,0 +1,162 @@
+"""Loading language models: from the zoo, a local folder in Hugging Face format, or the hub."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants, get_session, snapshot_download
+from safetensors import safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
+from transformers.utils import cached_file, logging
+
+from .errors import ModelLoadError
+from .lm import LanguageModel, input_table, kind_of
+
+__all__ = ["list_lms", "load_lm"]
+
+ZOO = Path(__file__).parent / "zoo" / "models"
+AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+
+
+@contextmanager
+def without_bars():
+    """Inside, transformers shows no bar: on local files it flashes by, and stays in notebooks for ever."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def list_lms() -> list[str]:
+    """Names of the embedded zoo's models, as ``load_lm`` takes them."""
+    return [f"zoo/{folder.name}" for folder in sorted(ZOO.glob("*/")) if (folder / "config.json").exists()]
+
+
+def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = None, revision: str | None = None,
+            embeddings_only: bool = False) -> LanguageModel:
+    """Load a language model once a process.
+
+    Args:
+        name: ``"zoo/bert-mini"``, a local folder in Hugging Face format, or a hub id.
+        device: a torch device, or ``"auto"``: CUDA, MPS or CPU, the first that is there.
+        dtype: of the weights; float32 when None. Embeddings and logits are float32 anyway.
+        revision: of a hub model.
+        embeddings_only: read the tokenizer and the embedding table and nothing else, which is all that moving
+            prompts to or from the model needs; tuning and evaluation need the whole.
+
+    Raises:
+        ModelLoadError: the folder, the hub model or one of its files is missing or unreadable, or the device is.
+    """
+    return _load_lm(str(name), full_device(str(device)), dtype or torch.float32, revision, embeddings_only)
+
+
+def full_device(device: str) -> str:
+    """``"cuda:0"`` for ``"cuda"``, and for ``"auto"`` where there is one."""
+    present = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    try:
+        return str(torch.empty(0, device=present[0] if device == "auto" else device).device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, for want of a device or a driver
+        raise ModelLoadError(f"device {device!r} cannot be had here ({first_line(error)}); expected 'auto' or one of "
+                             f"{', '.join(present)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the libraries below says, at its shortest."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached, asked once: its client would try each file six times, for 20 seconds."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # offline by choice, by network or by proxy: each raises its own
+        return False
+    return True
+
+
+@cache
+def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None, embeddings_only: bool) -> LanguageModel:
+    """``load_lm``, once for each set of arguments, however they were written."""
+    path = str(Path(name).expanduser())
+    if name.startswith("zoo/"):
+        path = str(ZOO / name.removeprefix("zoo/"))
+        if name not in list_lms():
+            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(list_lms())}")
+    elif not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
+                             f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
+    way_out = "expected a folder with a readable config.json, model.safetensors and tokenizer.json"
+    try:
+        if not Path(path).is_dir():
+            offline = not hub_answers()
+            way_out = ("it is no folder here, the hub cannot be reached (offline), and no copy of it was kept from "
+                       "before; download it elsewhere and give the folder" if offline else
+                       "it is no folder here, and the hub does not give it: no such model, or a gated one (ask for "
+                       "access, then `hf auth login`)")
+            if offline:
+                path = snapshot_download(path, revision=revision, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        kind = kind_of(config)
+        tokenizer = read_tokenizer(path, revision)
+        if embeddings_only:
+            table = read_embeddings(path, config, kind, dtype, revision)
+            return LanguageModel(None, tokenizer, name, kind, table.to(device))
+        with without_bars():
+            model, info = AUTO[kind].from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
+    except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
+        raise ModelLoadError(f"cannot load a language model from {name!r} ({first_line(error)}); {way_out}") from error
+    if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
+        raise ModelLoadError(f"the weights of {name!r} lack {', '.join(sorted(info['missing_keys'])[:3])}; expected a "
+                             f"{kind} language model with its head, not a bare encoder or a classifier")
+    return LanguageModel(model.to(device), tokenizer, name, kind)
+
+
+def read_tokenizer(path: str, revision: str | None):
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    files = tokenizer.vocab_files_names.values()
+    # transformers makes an empty tokenizer up where there is none.
+    if files and not any(find_file(path, file, revision) for file in ("tokenizer.json", *files)):
+        raise FileNotFoundError(f"there is no tokenizer.json, nor {' and '.join(files)}")
+    return tokenizer
+
+
+def find_file(path: str, file: str, revision: str | None) -> str | None:
+    return cached_file(path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+
+
+def read_embeddings(path: str, config, kind: str, dtype: torch.dtype, revision: str | None) -> Tensor:
+    """(V, d) float32 input embeddings from a safetensors checkpoint, sharded or not, without reading the rest of it."""
+    with torch.device("meta"):
+        skeleton = AUTO[kind].from_config(config)
+    layer = skeleton.get_input_embeddings()
+    # A tied table is stored once, under any of its names; a checkpoint of the bare encoder lacks the prefix.
+    names = [name for name, weight in skeleton.named_parameters(remove_duplicate=False) if weight is layer.weight]
+    names += [name.partition(".")[2] for name in names]
+    index = find_file(path, "model.safetensors.index.json", revision)
+    if index is not None:
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+    else:
+        with safe_open(cached_file(path, "model.safetensors", revision=revision), "pt") as tensors:
+            shards = dict.fromkeys(tensors.keys(), "model.safetensors")
+    found = next((name for name in names if name in shards), None)
+    if found is None:
+        raise LookupError(f"no tensor named {' or '.join(names)}; it may still load with embeddings_only=False")
+    with safe_open(cached_file(path, shards[found], revision=revision), "pt") as tensors:
+        layer.weight = torch.nn.Parameter(tensors.get_tensor(found).to(dtype), requires_grad=False)
+    if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
+        layer.embed_scale = torch.tensor(layer.scalar_embed_scale)
+    return input_table(layer)
