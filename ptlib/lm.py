@@ -88,6 +88,11 @@ class LanguageModel:
         return digest.hexdigest()[:16]
 
     @cached_property
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of all entries of the embedding table."""
+        return self.embeddings.mean().item(), self.embeddings.std().item()
+
+    @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
         """Ids that the tokenizer puts before and after a text ([CLS] and [SEP], say)."""
         bare = self.tokenize("a")

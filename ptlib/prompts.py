@@ -118,8 +118,8 @@ def salted_generator(seed: int, salt: str) -> torch.Generator:
 
 def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """(*shape, d) normal draws with the mean and standard deviation of all entries of the embedding table."""
-    noise = torch.randn(*shape, lm.dim, generator=generator)
-    return noise * lm.embeddings.std().cpu() + lm.embeddings.mean().cpu()
+    mean, std = lm.moments
+    return torch.randn(*shape, lm.dim, generator=generator) * std + mean
 
 
 def random_prompt(lm: LanguageModel, num_vectors: int = 5, seed: int = 0) -> Prompt:
