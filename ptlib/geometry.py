@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from .baselines import ridge_map
 from .errors import PromptTransferError
-from .search import RIDGES, closed_form, split_anchors
+from .search import RIDGES, choose_ridge, held_out_fit, split_anchors
 
 __all__ = ["centred_fit", "explained_by_first", "held_out_r2", "linear_cka", "rank_correlation",
            "similarity_correlation", "spearman"]
@@ -75,16 +75,8 @@ def centred_fit(relative: Tensor, anchors: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (...), from −1 to 1.
     """
-    fitted, held = (rows.to(anchors.device) for rows in split_anchors(len(anchors), seed))
-    asked, table = _centred_rows(relative[..., held]), normalize(anchors[held].double(), dim=-1)
-    reached = torch.stack([torch.cosine_similarity(
-        asked, _centred_rows(closed_form(relative[..., fitted], anchors[fitted], ridge, center=True) @ table.T), dim=-1)
-        for ridge in RIDGES])
-    return reached[reached.flatten(1).mean(1).argmax()]
-
-
-def _centred_rows(relative: Tensor) -> Tensor:
-    return relative.double() - relative.double().mean(-1, keepdim=True)
+    fit = held_out_fit(relative, anchors, center=True, seed=seed)
+    return fit[RIDGES.index(choose_ridge(fit))]
 
 
 def spearman(x: Sequence[float], y: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:

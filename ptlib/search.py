@@ -95,13 +95,14 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
         seed: of the choice of held-out anchors.
 
     Returns:
-        (len(RIDGES), ...): cos(r, Au) on the held-out fifth of the anchors, with u from the others.
+        (len(RIDGES), ...): cos(r, Au) on the held-out fifth of the anchors, with u from the others; with ``center``
+        their Pearson correlation.
     """
     fitted, held = (part.to(anchors.device) for part in split_anchors(len(anchors), seed))
     masks = [None, None] if mask is None else [mask[..., fitted], mask[..., held]]
     gram, projected = _normal_equations(relative[..., fitted], anchors[fitted], center, masks[0])
-    return torch.stack([1 - matching_loss(relative[..., held], _solve(gram, projected, ridge), anchors[held], masks[1])
-                        for ridge in RIDGES])
+    return torch.stack([1 - matching_loss(relative[..., held], _solve(gram, projected, ridge), anchors[held], masks[1],
+                                          center) for ridge in RIDGES])
 
 
 def choose_ridge(fit: Tensor) -> float:
@@ -109,12 +110,18 @@ def choose_ridge(fit: Tensor) -> float:
     return RIDGES[int(fit.flatten(1).mean(1).argmax())]
 
 
-def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 − cos(r, relative representation of u) for each vector (the paper's objective): (...)."""
+def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tensor | None = None,
+                  center: bool = False) -> Tensor:
+    """1 − cos(r, relative representation of u) for each vector (the paper's objective): (...).
+
+    Only the anchors in ``mask`` count; with ``center``, Pearson correlation takes the place of cosine.
+    """
     r, own = relative.double(), relative_representation(vectors.double(), anchors.double())
-    if mask is not None:
-        r, own = r * mask, own * mask
-    return 1 - torch.cosine_similarity(r, own, dim=-1)
+    counts = torch.ones_like(r) if mask is None else mask.to(r.dtype)
+    if center:
+        total = counts.sum(-1, keepdim=True).clamp_min(1)
+        r, own = (x - (x * counts).sum(-1, keepdim=True) / total for x in (r, own))
+    return 1 - torch.cosine_similarity(r * counts, own * counts, dim=-1)
 
 
 def fit_score(relative: Tensor, anchors: Tensor) -> Tensor:

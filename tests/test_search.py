@@ -169,6 +169,16 @@ def test_fewer_anchors_than_dimensions_are_interpolated_with_the_least_norm(rela
                                atol=1e-10)
 
 
+def test_centered_matching_loss_is_one_minus_pearson(relative, anchors, mask):
+    vectors = torch.randn(2, 3, 12, generator=draws())
+    own = relative_representation(vectors, anchors)
+    found = matching_loss(relative, vectors, anchors, mask, center=True)
+    for index in EACH:
+        rows = slice(None) if mask is None else mask[index]
+        expected = 1 - np.corrcoef(relative[index][rows], own[index][rows])[0, 1]
+        assert found[index].item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_fit_score_is_the_root_of_r_squared(relative, anchors):
     a, r = normalize(anchors.double(), dim=-1).numpy(), relative.double().reshape(-1, 60).numpy()
     residual = r.T - a @ np.linalg.lstsq(a, r.T)[0]
@@ -198,6 +208,8 @@ def test_held_out_fit_against_brute_force(relative, anchors, mask, center):
             rows = kept(counted & judged, index)
             own = normalize(anchors[rows].double(), dim=-1).numpy() @ solved[index]
             r = relative[index][rows].double().numpy()
+            if center:  # judged as it was solved: by Pearson correlation
+                r, own = r - r.mean(), own - own.mean()
             expected = r @ own / np.linalg.norm(r) / np.linalg.norm(own)
             assert row[index].item() == pytest.approx(expected, abs=1e-9)
 
