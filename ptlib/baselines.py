@@ -45,7 +45,8 @@ def weighted_sum(relative: Tensor, anchors: Tensor) -> Tensor:
 
 def draw_random(salts: list[str], num_vectors: int, target: LanguageModel, seed: int) -> Tensor:
     """Random vectors on the scale of the target's embeddings, (n, m, d), a draw for each of n salts."""
-    return torch.stack([random_vectors(target, (num_vectors,), salted_generator(seed, salt)) for salt in salts])
+    drawn = [random_vectors(target, (num_vectors,), salted_generator(seed, salt)) for salt in salts]
+    return torch.stack(drawn).to(target.device)
 
 
 @dataclass(frozen=True, eq=False)

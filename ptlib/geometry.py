@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from .baselines import ridge_map
 from .errors import PromptTransferError
-from .search import RIDGES, choose_ridge, held_out_fit, split_anchors
+from .search import best_fit, held_out_fit, split_anchors
 
 __all__ = ["centred_fit", "explained_by_first", "held_out_r2", "linear_cka", "rank_correlation",
            "similarity_correlation", "spearman"]
@@ -75,8 +75,7 @@ def centred_fit(relative: Tensor, anchors: Tensor, seed: int = 0) -> Tensor:
     Returns:
         (...), from −1 to 1.
     """
-    fit = held_out_fit(relative, anchors, center=True, seed=seed)
-    return fit[RIDGES.index(choose_ridge(fit))]
+    return best_fit(held_out_fit(relative, anchors, center=True, seed=seed))
 
 
 def spearman(x: Sequence[float], y: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:

@@ -28,7 +28,7 @@ def candidate_tokens(lm: LanguageModel, examples: Sequence[Example], given: Iter
     words = choices or sorted(set([e.object for e in examples] if given is None else given))
     if multi_token:
         special = set(lm.tokenizer.all_special_ids)
-        spoken = lm.tokenize_many(" " + word for word in words)
+        spoken = lm.tokenize_after(" " + word for word in words)
         tokens = [None if special.intersection(ids) or max(ids, default=lm.vocab_size) >= lm.vocab_size else ids
                   for ids in spoken]
     else:
@@ -74,6 +74,6 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         scores = torch.zeros(len(rows), len(candidates), device=lm.device)
         for (*filling, at), (columns, tokens) in asked.items():
             batch = collate([extended(lm, layouts[i], filling, at) for i in rows], lm.device)
-            logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers).float()
+            logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
             scores[:, columns] += (logits.log_softmax(-1) if several else logits)[:, tokens]
         yield rows, scores / lengths

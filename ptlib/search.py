@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 from .progress import progress_bar
 from .relative import relative_representation
 
-__all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "choose_ridge", "closed_form", "fit_score", "gradient_search",
-           "held_out_fit", "matching_loss", "normalize_prompt", "split_anchors"]
+__all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "best_fit", "choose_ridge", "closed_form", "fit_score",
+           "gradient_search", "held_out_fit", "matching_loss", "normalize_prompt", "split_anchors"]
 
 NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
@@ -110,6 +110,11 @@ def choose_ridge(fit: Tensor) -> float:
     return RIDGES[int(fit.flatten(1).mean(1).argmax())]
 
 
+def best_fit(fit: Tensor) -> Tensor:
+    """``held_out_fit`` at the ridge that ``choose_ridge`` takes: (...)."""
+    return fit[RIDGES.index(choose_ridge(fit))]
+
+
 def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tensor | None = None,
                   center: bool = False) -> Tensor:
     """1 − cos(r, relative representation of u) for each vector (the paper's objective): (...).
@@ -156,8 +161,9 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
                                          generator=torch.Generator().manual_seed(seed))
     vectors = start.to(gram.device).expand(len(relative), -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=lr)
+    moments = table.mean(), table.std()  # once, not at every step: the table is large
     for _ in progress_bar(range(steps), show=progress, desc="searching"):
-        u = normalize_prompt(vectors, table, "affine") if normalize_in_loss else vectors
+        u = _affine(vectors, *moments) if normalize_in_loss else vectors
         quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
         # The clamp keeps the root's gradient finite at u = 0.
         cosine = (projected * u).sum(-1) / (lengths * quadratic.clamp_min(1e-12).sqrt())
@@ -166,7 +172,7 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
         (1 - cosine).mean(-1).sum().backward()
         optimizer.step()
     found = vectors.detach()
-    return normalize_prompt(found, table, "affine") if normalize_in_loss else found
+    return _affine(found, *moments) if normalize_in_loss else found
 
 
 def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
@@ -185,8 +191,12 @@ def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor |
         return vectors
     if how == "norm-preserving":
         return normalize(vectors, dim=-1) * lengths.unsqueeze(-1)
-    spread = vectors.std(dim=(-2, -1), keepdim=True)
     if how == "scale":
-        return vectors / spread * table.std()
-    mean = vectors.mean(dim=(-2, -1), keepdim=True)
-    return (vectors - mean) / spread * table.std() + table.mean()
+        return vectors / vectors.std(dim=(-2, -1), keepdim=True) * table.std()
+    return _affine(vectors, table.mean(), table.std())
+
+
+def _affine(vectors: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Prompts (..., m, d) standardised by their own scalar statistics, then given a mean and standard deviation."""
+    own_mean, own_std = vectors.mean(dim=(-2, -1), keepdim=True), vectors.std(dim=(-2, -1), keepdim=True)
+    return (vectors - own_mean) / own_std * std + mean

@@ -21,7 +21,7 @@ from .prompts import Prompt
 from .relative import mean_relative, relative_representation, top_k_mask
 from .search import (
     NORMALIZATIONS,
-    RIDGES,
+    best_fit,
     choose_ridge,
     closed_form,
     gradient_search,
@@ -220,7 +220,7 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
         found = normalize_prompt(found, target.embeddings, normalize, move.lengths)
     seconds = time.perf_counter() - began
 
-    fit = move.fit[RIDGES.index(choose_ridge(move.fit))]
+    fit = best_fit(move.fit)
     loss = matching_loss(move.relative, found, move.table).mean(-1)
     found = found.float().cpu()
     about = {"method": method, "options": {**options, **chosen}, "normalize": normalize, "anchors": len(anchors),
