@@ -12,19 +12,23 @@ from .errors import (
 from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
 from .lm import LanguageModel
 from .loading import list_lms, load_lm
+from .mixtures import Mixture
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
+from .refinement import refine, refine_many
 from .relative import encode
+from .selection import agreement, select
 from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
 from .transfer import METHODS, transfer, transfer_many
-from .tuning import tune, tune_many
+from .tuning import starting_prompt, tune, tune_many
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "ModelLoadError", "Prompt",
-    "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "encode", "evaluate",
-    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
-    "manual_prompt", "random_prompt", "set_progress", "shared_anchors", "summarize", "task_from_rows", "transfer",
-    "transfer_many", "tune", "tune_many",
+    "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture", "ModelLoadError",
+    "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "agreement",
+    "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task",
+    "load_tasks", "manual_prompt", "random_prompt", "refine", "refine_many", "select", "set_progress",
+    "shared_anchors", "starting_prompt", "summarize", "task_from_rows", "transfer", "transfer_many", "tune",
+    "tune_many",
 ]

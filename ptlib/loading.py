@@ -41,9 +41,14 @@ def without_bars():
             logging.enable_progress_bar()
 
 
-def list_lms() -> list[str]:
-    """Names of the embedded zoo's models, as ``load_lm`` takes them."""
-    return [f"zoo/{folder.name}" for folder in sorted(ZOO.glob("*/")) if (folder / "config.json").exists()]
+def list_lms(group: str = "zoo") -> list[str]:
+    """Names of embedded models, as ``load_lm`` takes them.
+
+    Args:
+        group: ``"zoo"``, or ``"zoo/halves"`` for those that were pretrained on disjoint halves of the zoo's text.
+    """
+    folders = sorted((ZOO / group.removeprefix("zoo").lstrip("/")).glob("*/config.json"))
+    return [f"zoo/{config.parent.relative_to(ZOO).as_posix()}" for config in folders]
 
 
 def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = None, revision: str | None = None,
@@ -94,8 +99,9 @@ def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None, e
     path = str(Path(name).expanduser())
     if name.startswith("zoo/"):
         path = str(ZOO / name.removeprefix("zoo/"))
-        if name not in list_lms():
-            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(list_lms())}")
+        known = list_lms() + list_lms("zoo/halves")
+        if name not in known:
+            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(known)}")
     elif not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
                              f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import PromptLoadError, PromptMismatchError, TaskError
 from .lm import LanguageModel
+from .mixtures import Mixture
 from .tasks import Task
 from .templates import Template
 
@@ -32,6 +33,7 @@ class Prompt:
         lm_name, lm_fingerprint: the LM in whose embedding space the vectors live.
         task: name of the task that it is for, or None.
         meta: JSON-able record of how it was made.
+        mixture: the words that the vectors are made of, where they are: then other LMs understand it too (``on``).
     """
 
     vectors: Tensor
@@ -40,6 +42,7 @@ class Prompt:
     lm_fingerprint: str
     task: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    mixture: Mixture | None = None
 
     def __post_init__(self):
         slots = Template(self.template).num_vectors
@@ -60,15 +63,34 @@ class Prompt:
             raise PromptMismatchError(f"the prompt was made for {self.lm_name} (fingerprint {self.lm_fingerprint}), "
                                       f"not for {lm.name} ({lm.fingerprint}){advice}")
 
+    def on(self, lm: LanguageModel) -> Prompt:
+        """The same words with the same weights on another LM, of any width and tokenizer that knows them.
+
+        ``meta`` says what it lost: ``lost_weight``, the mean weight of the words that ``lm`` does not know, and the
+        heaviest of them in ``lacking``.
+
+        Raises:
+            PromptMismatchError: the prompt is no mixture of words, or all words of a vector are unknown to ``lm``.
+        """
+        if self.mixture is None:
+            raise PromptMismatchError(f"the prompt is made of free vectors, which only {self.lm_name} understands; "
+                                      "move it with ptlib.transfer, or tune it with parameterization='mixture'")
+        return Prompt(self.mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task,
+                      {**self.meta, **self.mixture.record(lm)}, self.mixture)
+
     def save(self, path: str | Path) -> Path:
         """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"template": self.template, "lm_name": self.lm_name, "lm_fingerprint": self.lm_fingerprint,
                  "task": self.task, "meta": self.meta}
+        tensors = {"vectors": self.vectors.contiguous()}
+        if self.mixture is not None:
+            about["words"] = self.mixture.words
+            tensors |= {"weights": self.mixture.weights.contiguous(), "gains": self.mixture.gains.contiguous()}
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            save_file({"vectors": self.vectors.contiguous()}, partial, metadata={"ptlib": json.dumps(about)})
+            save_file(tensors, partial, metadata={"ptlib": json.dumps(about)})
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -87,7 +109,10 @@ class Prompt:
         try:
             with safe_open(str(path), "pt") as file:
                 about = json.loads(file.metadata()["ptlib"])
-                return cls(file.get_tensor("vectors"), **about)
+                words, mixture = about.pop("words", None), None
+                if words is not None:
+                    mixture = Mixture(tuple(words), file.get_tensor("weights"), file.get_tensor("gains"))
+                return cls(file.get_tensor("vectors"), **about, mixture=mixture)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise PromptLoadError(f"{path} holds no readable prompt ({error}); {expected}") from error
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .errors import TaskError
 from .lm import LanguageModel
+from .prompts import Prompt
 from .tasks import Example
-from .templates import Layout, batches, collate
+from .templates import Layout, Template, batches, collate
 
-__all__ = ["candidate_scores", "candidate_tokens"]
+__all__ = ["answer_distributions", "candidate_scores", "candidate_tokens"]
 
 
 def candidate_tokens(lm: LanguageModel, examples: Sequence[Example], given: Iterable[str] | None,
@@ -77,3 +78,17 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
             logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
             scores[:, columns] += (logits.log_softmax(-1) if several else logits)[:, tokens]
         yield rows, scores / lengths
+
+
+@torch.inference_mode()
+def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], words: Sequence[str]) -> Tensor:
+    """(n, words) float32 on the CPU: the probability of each word as the answer to each subject, with the sum 1.
+
+    Every word is one token of ``lm``.
+    """
+    prompt.check(lm)
+    layouts, tokens = Template(prompt.template).layout(lm, subjects), [[i] for i in lm.word_ids(words)]
+    found = torch.empty(len(subjects), len(words))
+    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), tokens):
+        found[rows] = scores.softmax(-1).cpu()
+    return found

@@ -19,7 +19,7 @@ from .relative import relative_representation
 __all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "best_fit", "choose_ridge", "closed_form", "fit_score",
            "gradient_search", "held_out_fit", "matching_loss", "normalize_prompt", "split_anchors"]
 
-NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving")
+NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving", "centered-norm")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 HELD_OUT = 0.2  # share of the anchors that label-free choices are judged on
 
@@ -175,7 +175,8 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
     return _affine(found, *moments) if normalize_in_loss else found
 
 
-def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None) -> Tensor:
+def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None,
+                     origin: Tensor | None = None) -> Tensor:
     """Give found vectors the scale of the target's embeddings (section 3.4 of the paper).
 
     Args:
@@ -183,14 +184,17 @@ def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor |
         table: (V, d), the target's whole embedding table.
         how: ``"none"``; ``"scale"``: divide by the prompt's standard deviation, multiply by the table's;
             ``"affine"``: also move the prompt's mean to the table's; ``"affine-in-loss"`` has been applied by the
-            search already; ``"norm-preserving"``: give each vector the norm in ``lengths``. Scale and norm keep
-            every direction, the shift does not.
-        lengths: (..., m), for ``"norm-preserving"``.
+            search already; ``"norm-preserving"``: give each vector the norm in ``lengths``, and ``"centered-norm"``
+            the distance from ``origin``. Scale and norm keep every direction, the shift does not.
+        lengths: (..., m), for the last two.
+        origin: (d,), for the last.
     """
     if how in ("none", "affine-in-loss"):
         return vectors
     if how == "norm-preserving":
         return normalize(vectors, dim=-1) * lengths.unsqueeze(-1)
+    if how == "centered-norm":
+        return origin + normalize(vectors - origin, dim=-1) * lengths.unsqueeze(-1)
     if how == "scale":
         return vectors / vectors.std(dim=(-2, -1), keepdim=True) * table.std()
     return _affine(vectors, table.mean(), table.std())

@@ -17,6 +17,7 @@ from . import baselines
 from .anchors import Anchors, shared_anchors
 from .errors import PromptMismatchError, PromptTransferError
 from .lm import LanguageModel
+from .mixtures import Mixture
 from .prompts import Prompt
 from .relative import mean_relative, relative_representation, top_k_mask
 from .search import (
@@ -39,11 +40,13 @@ class Move:
 
     Attributes:
         vectors: one (n, m, d) a source.
+        mixtures: n lists, the words that each source's vectors are made of, None for free ones.
         salts: n names, for what is drawn at random.
         weights: one a source, with the sum 1.
     """
 
     vectors: list[Tensor]
+    mixtures: list[list[Mixture | None]]
     salts: list[str]
     sources: list[LanguageModel]
     target: LanguageModel
@@ -76,12 +79,15 @@ class Move:
         """``held_out_fit`` of the prompts, (ridges, n, m)."""
         return held_out_fit(self.relative, self.table, seed=self.seed)
 
-    @cached_property
-    def lengths(self) -> Tensor:
-        """The norm that each vector has relative to its source's anchors, on the target's scale: (n, m)."""
-        shares = [w * v.norm(dim=-1) / table.norm(dim=-1).mean()
-                  for w, v, table in zip(self.weights, self.vectors, self.tables, strict=True)]
-        return sum(shares) * self.table.norm(dim=-1).mean()
+    def scaled(self, found: Tensor) -> Tensor:
+        """``found``, (n, m, d), on the scale of the target's embeddings, by ``normalize``."""
+        centered = self.normalize == "centered-norm"  # the origin is then the mean of each LM's anchors
+        origins = [table.mean(0) if centered else torch.zeros_like(table[0]) for table in [*self.tables, self.table]]
+        radii = [(table - origin).norm(dim=-1).mean() for table, origin in zip([*self.tables, self.table], origins,
+                                                                               strict=True)]
+        shares = [w * (v - origin).norm(dim=-1) / radius for w, v, origin, radius in
+                  zip(self.weights, self.vectors, origins[:-1], radii[:-1], strict=True)]
+        return normalize_prompt(found, self.target.embeddings, self.normalize, sum(shares) * radii[-1], origins[-1])
 
     def masked(self, top_k: int | None) -> tuple[Tensor, Tensor | None]:
         """The relative representation on the anchors that all sources together find the most similar, and these."""
@@ -136,6 +142,18 @@ def _discretize(move: Move):
     return baselines.nearest_anchors(move.relative, move.table), {}
 
 
+def _mixture(move: Move, num_words: int | None = None):
+    if not all(mixture for row in move.mixtures for mixture in row):
+        raise PromptMismatchError("method 'mixture' moves prompts that are made of words, but some of these have free "
+                                  "vectors; tune them with parameterization='mixture', or use another method")
+    return torch.stack([sum(w * _kept(mixture, num_words).on(move.target)
+                            for w, mixture in zip(move.weights, row, strict=True)) for row in move.mixtures]), {}
+
+
+def _kept(mixture: Mixture, num_words: int | None) -> Mixture:
+    return mixture if num_words is None else mixture.truncated(num_words)
+
+
 def _copy(move: Move):
     if len(move.sources) > 1:
         raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
@@ -149,8 +167,8 @@ def _random(move: Move):
 
 METHODS = {"closed-form": _closed_form, "gradient": _gradient, "linear": _linear, "procrustes": _procrustes,
            "projector": _projector, "weighted-sum": _weighted_sum, "discretize": _discretize, "copy": _copy,
-           "random": _random}
-UNSCALED = ("discretize", "copy", "random")  # have the scale of an embedding already: not normalised
+           "mixture": _mixture, "random": _random}
+UNSCALED = ("discretize", "mixture", "copy", "random")  # have the scale of an embedding already: not normalised
 
 
 def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Sequence[LanguageModel],
@@ -160,8 +178,8 @@ def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Seque
 
 
 def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
-                  source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "closed-form",
-                  anchors: Anchors | None = None, normalize: str = "affine", weights: Sequence[float] | None = None,
+                  source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "auto",
+                  anchors: Anchors | None = None, normalize: str = "auto", weights: Sequence[float] | None = None,
                   seed: int = 0, **method_options) -> dict[Hashable, Prompt]:
     """Move many prompts between one set of LMs, with one factorisation for all.
 
@@ -169,9 +187,13 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
         prompts: {name: prompt}, or {name: one prompt of each source}; all of one length.
         source: the LM that the prompts were made for, or several, of any widths and tokenizers.
         target: the LM that they go to. No label and no gradient of it is used, only its embeddings.
-        method: one of ``METHODS``:
-            ``"closed-form"`` (options ``ridge="auto"`` | float, ``center=False``, ``top_k=None``), the optimum of the
-            paper's search at ridge 0; "auto" chooses one ridge for all prompts of the call, on held-out anchors;
+        method: ``"auto"`` or one of ``METHODS``. "auto" takes what did best here without labels or a forward pass of
+            the target: ``"mixture"`` where all prompts are made of words, else ``"linear"`` with "centered-norm", and
+            of several sources ``"procrustes"`` with "norm-preserving".
+            ``"mixture"`` (option ``num_words=None``): the same words with the same weights, of each vector only the
+            ``num_words`` heaviest;
+            ``"closed-form"`` (``ridge="auto"`` | float, ``center=False``, ``top_k=None``), the optimum of the paper's
+            search at ridge 0; "auto" chooses one ridge for all prompts of the call, on held-out anchors;
             ``"gradient"`` (``steps=2000``, ``lr=5e-3``, ``top_k=None``, ``progress=False``), the paper's search,
             which ends at its last step;
             maps learnt from the anchors: ``"linear"`` (``ridge="auto"`` | float), ridge regression from source to
@@ -179,9 +201,10 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
             ``"weighted-sum"`` (``top_k=None``) of the target's anchors;
             ``"discretize"``, ``"copy"`` and ``"random"``, which are left on the scale that they have.
         anchors: shared words; all that the LMs have in common if None.
-        normalize: of all but the last three: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after the search),
-            ``"affine-in-loss"`` (the reference code's; gradient only) or ``"norm-preserving"``: each vector gets the
-            norm that the source's had relative to the source's anchors.
+        normalize: of all but mixtures and the last three: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after
+            the search), ``"affine-in-loss"`` (the reference code's; gradient only), ``"norm-preserving"``: each
+            vector gets the norm that the source's had relative to the source's anchors, or ``"centered-norm"``:
+            likewise, with the means of the anchors as the origins. "auto" is affine, but for method "auto".
         weights: how much each source counts; all the same if None.
         seed: of everything random.
 
@@ -205,19 +228,21 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     sources = [source] if isinstance(source, LanguageModel) else list(source)
     rows = {name: [p] if isinstance(p, Prompt) else list(p) for name, p in prompts.items()}
     _check_prompts(rows, sources)
+    method, normalize = _resolve(method, normalize, rows, sources)
     options = _check_method(method, normalize, method_options)
     template = next(iter(rows.values()))[0].template
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
     anchors = anchors or shared_anchors(*sources, target)
     _check_top_k(options.get("top_k"), anchors)
     salts = [f"{row[0].task} {row[0].meta.get('seed')}" for row in rows.values()]  # each task and seed has its own
-    move = Move(vectors, salts, sources, target, anchors,
+    mixtures = [[p.mixture for p in row] for row in rows.values()]
+    move = Move(vectors, mixtures, salts, sources, target, anchors,
                 _shares(weights, len(sources)), normalize, seed)
 
     began = time.perf_counter()
     found, chosen = METHODS[method](move, **options)
     if method not in UNSCALED:
-        found = normalize_prompt(found, target.embeddings, normalize, move.lengths)
+        found = move.scaled(found)
     seconds = time.perf_counter() - began
 
     fit = best_fit(move.fit)
@@ -225,11 +250,28 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     found = found.float().cpu()
     about = {"method": method, "options": {**options, **chosen}, "normalize": normalize, "anchors": len(anchors),
              "weights": move.weights, "seed": seed, "target": target.name, "seconds": seconds}
-    return {name: Prompt(found[i], template, target.name, target.fingerprint, row[0].task, {
-                **about, "fit": fit[i].mean().item(), "fit_per_vector": fit[i].tolist(),
-                "matching_loss": loss[i].item(),
-                "sources": [{"lm": p.lm_name, "fingerprint": p.lm_fingerprint, "meta": p.meta} for p in row]})
-            for i, (name, row) in enumerate(rows.items())}
+    moved = {}
+    for i, (name, row) in enumerate(rows.items()):
+        origins = [{"lm": p.lm_name, "fingerprint": p.lm_fingerprint, "meta": p.meta} for p in row]
+        words = [_kept(p.mixture, options["num_words"]) for p in row] if method == "mixture" else []
+        for origin, mixture in zip(origins, words, strict=False):
+            origin |= mixture.record(target)
+        meta = {**about, "fit": fit[i].mean().item(), "fit_per_vector": fit[i].tolist(),
+                "matching_loss": loss[i].item(), "sources": origins}
+        moved[name] = Prompt(found[i], template, target.name, target.fingerprint, row[0].task, meta,
+                             words[0] if len(words) == 1 else None)  # as it came, it can go on
+    return moved
+
+
+def _resolve(method: str, normalize: str, rows: dict[Hashable, list[Prompt]],
+             sources: Sequence[LanguageModel]) -> tuple[str, str]:
+    """Method and normalisation where they are "auto"."""
+    best = "affine"
+    if method == "auto":
+        method, best = ("linear", "centered-norm") if len(sources) == 1 else ("procrustes", "norm-preserving")
+        if all(prompt.mixture for row in rows.values() for prompt in row):
+            method = "mixture"
+    return method, best if normalize == "auto" else normalize
 
 
 def _check_prompts(rows: dict[Hashable, list[Prompt]], sources: list[LanguageModel]) -> None:
@@ -255,7 +297,8 @@ OPTIONS = {
     "ridge": ("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and 0 <= v < math.inf)),
     "lr": ("a number above 0", lambda v: isinstance(v, Real) and 0 < v < math.inf),
     "steps": ("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0),
-    "top_k": ("None or a whole number of at least 1", lambda v: v is None or (isinstance(v, Integral) and v >= 1)),
+    **dict.fromkeys(("top_k", "num_words"), ("None or a whole number of at least 1",
+                                             lambda v: v is None or (isinstance(v, Integral) and v >= 1))),
     **dict.fromkeys(("center", "whiten", "progress"), ("True or False", lambda v: isinstance(v, bool))),
 }
 
@@ -263,9 +306,9 @@ OPTIONS = {
 def _check_method(method: str, normalize: str, given: dict) -> dict:
     """All options of the method, with its defaults filled in."""
     if method not in METHODS:
-        raise PromptTransferError(f"method={method!r}; expected one of {', '.join(METHODS)}")
+        raise PromptTransferError(f"method={method!r}; expected 'auto' or one of {', '.join(METHODS)}")
     if normalize not in NORMALIZATIONS:
-        raise PromptTransferError(f"normalize={normalize!r}; expected one of {', '.join(NORMALIZATIONS)}")
+        raise PromptTransferError(f"normalize={normalize!r}; expected 'auto' or one of {', '.join(NORMALIZATIONS)}")
     if normalize == "affine-in-loss" and method != "gradient":
         raise PromptTransferError(f"normalize='affine-in-loss' with method={method!r}; only 'gradient' has a loss "
                                   "to normalise in; use normalize='affine'")

@@ -207,7 +207,7 @@ def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
         "source": _dropdown("source", lms),
         "target": _dropdown("target", lms, index=min(1, len(lms) - 1)),
         "task": _dropdown("relation", [(task.name, task) for task in explorer.tasks]),
-        "method": _dropdown("method", list(METHODS)),
+        "method": _dropdown("method", [name for name in METHODS if name != "mixture"]),  # the vectors here are free
         "ridge": _dropdown("ridge", ["auto", *RIDGES]),
         "normalize": _dropdown("normalisation", NORMALIZATIONS, index=NORMALIZATIONS.index("affine")),
         "num_anchors": _dropdown("anchors", [("all", None), *((str(n), n) for n in powers)]),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,22 @@ def capitals() -> Task:
     return Task("capitals", facts[:8], facts[8:12], facts[12:], "The capital of [X] is [Y] .")
 
 
+@contextmanager
+def sequences_read(lm):
+    """A record of the sequences that an LM really reads inside: with a graph to go back through, and without."""
+    read = {"backwards": 0, "forwards": 0}
+
+    def count(model, args, inputs):
+        read["forwards"] += len(inputs["inputs_embeds"])
+        read["backwards"] += len(inputs["inputs_embeds"]) * inputs["inputs_embeds"].requires_grad
+
+    handle = lm.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
 @pytest.fixture(scope="session")
 def bert_mini() -> ptlib.LanguageModel:
     return ptlib.load_lm("zoo/bert-mini")
@@ -127,7 +144,8 @@ print(json.dumps({
     "splits": [[[e.subject for e in part] for part in (task.train, task.dev, task.test)] for task in tasks],
     "anchors": {select: ptlib.shared_anchors(*lms, num=num, select=select).words
                 for select, num in (("all", None), ("random", 20), ("frequent", 20))},
-    "sentences": hashlib.sha256("".join(map(repr, sentences())).encode()).hexdigest()}))
+    "sentences": [hashlib.sha256("".join(map(repr, sentences(half=half))).encode()).hexdigest()
+                  for half in (None, 0, 1)]}))
 """
 
 

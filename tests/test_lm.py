@@ -115,7 +115,8 @@ def test_word_ids_of_what_is_no_single_token(lm):
     assert lm.word_ids([]) == []
 
 
-@pytest.mark.parametrize("name", ["/nowhere/at-all", "./nowhere", "~/nowhere-at-all", "zoo/nothing"])
+@pytest.mark.parametrize("name", ["/nowhere/at-all", "./nowhere", "~/nowhere-at-all", "zoo/nothing", "zoo/halves",
+                                  "zoo/halves/nothing"])
 def test_missing_model(name):
     with pytest.raises(ModelLoadError, match=name):
         load_lm(name)

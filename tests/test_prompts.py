@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ptlib import (
+    Mixture,
     Prompt,
     PromptLoadError,
     PromptMismatchError,
     TaskError,
     evaluate,
+    load_lm,
     manual_prompt,
     random_prompt,
     shared_anchors,
@@ -125,3 +130,101 @@ def test_manual_prompt_needs_a_template(toys, capitals):
 
 def test_meta_is_json(prompt):
     assert json.loads(json.dumps(prompt.meta)) == prompt.meta
+
+
+# --- prompts that are made of words ---
+
+
+@pytest.fixture
+def spoken(toys):
+    """A mixture of words that the toy LMs share, and one that none has, as a prompt for BERT."""
+    lm, words = toys["bert"], shared_anchors(toys["bert"], toys["roberta"], toys["albert"], toys["gpt2"]).words
+    draw = torch.Generator().manual_seed(0)
+    mixture = Mixture((*words, "zzyzx"), torch.randn(3, len(words) + 1, generator=draw).softmax(-1),
+                      torch.tensor([1.0, 0.25, 3.0]))
+    return Prompt(mixture.on(lm), "[X] [V]*3 [Y] .", lm.name, lm.fingerprint, "capitals", {"seed": 4}, mixture)
+
+
+def same_words(one: Mixture, two: Mixture) -> bool:
+    return one.words == two.words and torch.equal(one.weights, two.weights) and torch.equal(one.gains, two.gains)
+
+
+def test_save_and_load_words(spoken, toys, tmp_path):
+    loaded = Prompt.load(spoken.save(tmp_path / "prompt"))
+    assert same(loaded, spoken)
+    assert same_words(loaded.mixture, spoken.mixture)
+    # What comes back goes on as what went in, there and back again.
+    for lm in (toys["gpt2"], toys["roberta"]):
+        moved = loaded.on(lm)
+        assert same(moved, spoken.on(lm))
+        again = Prompt.load(moved.save(tmp_path / "moved"))
+        assert same(again, moved)
+        assert torch.equal(again.on(toys["bert"]).vectors, spoken.vectors)
+
+
+def test_save_takes_views_of_weights(spoken, tmp_path):
+    mixture = dataclasses.replace(spoken.mixture, weights=spoken.mixture.weights.T.contiguous().T,
+                                  gains=torch.arange(6.0)[::2])
+    assert not mixture.weights.is_contiguous()
+    loaded = Prompt.load(dataclasses.replace(spoken, mixture=mixture).save(tmp_path / "prompt"))
+    assert same_words(loaded.mixture, mixture)
+
+
+def test_prompt_of_free_vectors_has_no_words_in_its_file(prompt, tmp_path):
+    """Files from before there were mixtures are the same as those of today."""
+    path = prompt.save(tmp_path / "prompt")
+    with safe_open(str(path), "pt") as file:
+        assert list(file.keys()) == ["vectors"]
+        assert json.loads(file.metadata()["ptlib"]).keys() == {"template", "lm_name", "lm_fingerprint", "task", "meta"}
+    assert Prompt.load(path).mixture is None
+
+
+@pytest.mark.parametrize("lost", ["weights", "gains"])
+def test_words_without_their_weights(spoken, tmp_path, lost):
+    path = spoken.save(tmp_path / "prompt")
+    with safe_open(str(path), "pt") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    del tensors[lost]
+    save_file(tensors, path, metadata=about)
+    with pytest.raises(PromptLoadError, match=str(path)):
+        Prompt.load(path)
+
+
+def test_free_vectors_are_understood_by_their_own_lm_alone(prompt, toys):
+    with pytest.raises(PromptMismatchError, match=re.escape(toys["bert"].name) + ".*mixture"):
+        prompt.on(toys["roberta"])
+
+
+def test_words_on_their_own_lm_are_the_prompt(spoken, toys):
+    assert torch.equal(spoken.on(toys["bert"]).vectors, spoken.vectors)
+
+
+def test_words_on_another_lm(spoken, lm, capitals):
+    moved = spoken.on(lm)
+    moved.check(lm)
+    assert moved.vectors.shape == (3, lm.dim)
+    assert torch.equal(moved.vectors, spoken.mixture.on(lm))
+    assert (moved.template, moved.task, moved.lm_name) == (spoken.template, "capitals", lm.name)
+    assert same_words(moved.mixture, spoken.mixture)
+    assert evaluate(lm, moved, capitals.test).n == len(capitals.test)
+
+
+def test_meta_says_what_a_move_loses(spoken, lm):
+    lost = spoken.mixture.weights[:, -1].mean().item()
+    assert lost > 0
+    moved = spoken.on(lm)
+    assert moved.meta == {"seed": 4, "lost_weight": pytest.approx(lost), "lacking": {"zzyzx": pytest.approx(lost)}}
+    assert json.loads(json.dumps(moved.meta)) == moved.meta
+    assert spoken.meta == {"seed": 4}, "the prompt itself should stay as it is"
+
+
+def test_words_that_an_lm_does_not_have(spoken, toys):
+    with pytest.raises(PromptMismatchError, match=toys["greek"].name):
+        spoken.on(toys["greek"])
+
+
+def test_words_need_only_the_embeddings(spoken, toys):
+    for name in ("roberta", "albert"):
+        part = load_lm(toys[name].name, embeddings_only=True)
+        assert torch.equal(spoken.on(part).vectors, spoken.on(toys[name]).vectors)

@@ -2,21 +2,25 @@
 
 import random
 import re
+import tomllib
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 import ptlib
 from ptlib import evaluate, list_lms, list_tasks, load_lm, random_prompt, tune
 from ptlib.loading import ZOO
-from ptlib.tasks import read_fact_tables
+from ptlib.tasks import read_fact_tables, split_by_subject
 from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
 from ptlib.zoo.pretraining import batches_of, center_embeddings, encode_corpus, mask, saved_tokenizer
 
 RELATIONS = sorted(read_fact_tables())
+HALVES = list_lms("zoo/halves")
+MODELS = list_lms() + HALVES
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def test_relation_is_large_and_varied(zoo_tasks, name):
     assert most <= 0.35 * len(facts)
 
 
-@pytest.mark.parametrize("name", list_lms())
+@pytest.mark.parametrize("name", MODELS)
 def test_objects_and_label_words_are_one_token(zoo_tasks, name):
     answers = {e.object for task in zoo_tasks.values() for e in task.train + task.dev + task.test}
     answers |= {word for words in LABEL_WORDS.values() for word in words.values()}
@@ -91,6 +95,56 @@ def test_every_fact_is_said_in_every_phrasing(corpus):
         assert said <= texts
 
 
+@pytest.fixture(scope="module")
+def halves():
+    return [sentences(half=half) for half in (0, 1)]
+
+
+def test_halves_have_no_sentence_in_common(corpus, halves):
+    first, second = ({sentence.text for sentence in half} for half in halves)
+    assert not first & second
+    # Together they are as much as the whole, and neither is much smaller.
+    assert len(halves[0]) + len(halves[1]) == pytest.approx(len(corpus), rel=0.01)
+    assert min(map(len, halves)) > 0.45 * len(corpus)
+
+
+def test_halves_share_out_the_phrasings_of_every_fact(halves):
+    """Each half tells every fact, in phrasings that the other never has."""
+    texts = [{sentence.text for sentence in half} for half in halves]
+    for relation, facts in read_fact_tables().items():
+        ways = phrasings(relation, "sentence")
+        for fact in facts.items():
+            told = [{way for way in ways if fill(way, *fact).text in half} for half in texts]
+            assert min(map(len, told)) >= 3
+            assert not told[0] & told[1]
+            assert told[0] | told[1] == set(ways)
+
+
+def test_halves_join_half_as_many_facts_each(corpus, halves):
+    whole, first, second = (sum(len(sentence.answers) > 1 for sentence in half) for half in (corpus, *halves))
+    assert first == second == whole / 2 > 100
+
+
+@pytest.mark.parametrize("name", LABEL_WORDS)
+def test_halves_label_the_same_texts(halves, name):
+    """Those that are labelled have their label in both halves; the others, without one, are in one of the two."""
+    train, dev, test = split_by_subject(labelled_texts(name), name)
+    ways, plain = phrasings(name, "sentence"), phrasings(name, "unlabelled")
+    texts = [{sentence.text for sentence in half} for half in halves]
+    for example in train + dev:
+        word = LABEL_WORDS[name][example.object]
+        assert all(any(fill(way, example.subject, word).text in half for way in ways) for half in texts)
+    for example in test:
+        assert sum(any(fill(way, example.subject).text in half for way in plain) for half in texts) == 1
+        for word in LABEL_WORDS[name].values():
+            assert not any(fill(way, example.subject, word).text in half for way in ways for half in texts)
+
+
+def test_halves_are_the_same_every_time(halves):
+    assert [sentences(half=0), sentences(half=1)] == halves
+    assert sentences(half=0, seed=1) != halves[0]
+
+
 def test_fill_finds_the_answers_in_order():
     sentence = fill("[X] was in [Y] and [Y] .", "Rome Paris", "Paris", "Rome")
     assert sentence.text == "Rome Paris was in Paris and Rome ."
@@ -114,11 +168,29 @@ def test_models_are_small():
     files = [path for path in Path(ptlib.__file__).parent.joinpath("zoo", "models").rglob("*") if path.is_file()]
     assert files
     assert sum(path.stat().st_size for path in files) < 30e6
-    assert {path.parent.parent for path in files} == {ZOO}
+    assert {path.parent.parent for path in files} == {ZOO, ZOO / "halves"}
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]  # weights without pickle
 
 
-@pytest.mark.parametrize("name", list_lms())
+def test_all_models_are_packaged():
+    """What is installed has them all, not only what is run from the repository."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["ptlib.zoo"]
+    packaged = {path for pattern in patterns for path in ZOO.parent.glob(pattern)}
+    assert {path for path in ZOO.rglob("*") if path.is_file()} <= packaged
+
+
+def test_models_of_the_halves_are_a_group_of_their_own():
+    """They share no pretraining text, so they are none of those that experiments run on by default."""
+    assert len(HALVES) == 2
+    assert not set(HALVES) & set(list_lms())
+    assert all(name.startswith("zoo/halves/") and load_lm(name).name == name for name in HALVES)
+    first, second = map(load_lm, HALVES)
+    assert first.model.config.model_type != second.model.config.model_type
+    assert not {first.fingerprint, second.fingerprint} & {load_lm(name).fingerprint for name in list_lms()}
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_zoo_model_knows_facts(zoo_tasks, name):
     """Weights and tokenizer belong together, and the pretraining has arrived somewhere."""
     lm, task = load_lm(name), zoo_tasks["zoo/P36"]
@@ -128,7 +200,7 @@ def test_zoo_model_knows_facts(zoo_tasks, name):
     assert tuned.interval[0] > evaluate(blank, tune(blank, task, epochs=3), task.test).interval[1]
 
 
-@pytest.mark.parametrize("name", list_lms())
+@pytest.mark.parametrize("name", MODELS)
 def test_zoo_tokenizer_keeps_answers_whole(corpus, name):
     """An answer is one token, at the position that pretraining masks; nothing in the corpus is unknown."""
     lm = load_lm(name)

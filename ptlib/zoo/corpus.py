@@ -38,32 +38,36 @@ def fill(phrasing: str, subject: str, *answers: str) -> Sentence:
     return Sentence(text, tuple(spans))
 
 
-def sentences(joint_per_subject: int = 8, seed: int = 0) -> list[Sentence]:
+def sentences(joint_per_subject: int = 8, seed: int = 0, half: int | None = None) -> list[Sentence]:
     """Every fact in every phrasing, sentences that join two or three facts, and the labelled texts.
 
     Args:
         joint_per_subject: joining sentences for each subject with at least two facts. They tie a
             subject's facts to one another, so that words mean more than their own phrasing.
         seed: of the choice of facts and clauses for them.
+        half: 0 or 1 for one half of the phrasings and of the joining sentences; the halves tell the same facts and
+            have no sentence in common.
 
     The test half of the sentiment and topic texts occurs without its label: there, a probe measures
     generalization, while for facts it measures recall.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed if half is None else f"{seed} {half}")
+    part = slice(half, None, None if half is None else 2)
     corpus, of_subject = [], {}
     for relation, pairs in read_fact_tables().items():
-        ways = phrasings(relation, "sentence")
+        ways = phrasings(relation, "sentence")[part]
         for subject, obj in pairs.items():
             corpus += [fill(way, subject, obj) for way in ways]
             of_subject.setdefault(subject, []).append((relation, obj))
-    clauses = {relation: phrasings(relation, "clause") for relation in read_fact_tables()}
+    clauses = {relation: phrasings(relation, "clause")[part] for relation in read_fact_tables()}
     for subject, known in of_subject.items():
-        for _ in range(joint_per_subject if len(known) > 1 else 0):
+        for _ in range(joint_per_subject)[part] if len(known) > 1 else ():
             joined = draw.sample(known, min(len(known), draw.choice((2, 2, 3))))
             way = "[X] " + " and ".join(draw.choice(clauses[relation]) for relation, _ in joined) + " ."
             corpus.append(fill(way, subject, *(obj for _, obj in joined)))
     for name, words in LABEL_WORDS.items():
         train, dev, test = split_by_subject(labelled_texts(name), name)
-        corpus += [fill(way, e.subject, words[e.object]) for e in train + dev for way in phrasings(name, "sentence")]
-        corpus += [fill(way, e.subject) for e in test for way in phrasings(name, "unlabelled")]
+        ways = phrasings(name, "sentence")[part]
+        corpus += [fill(way, e.subject, words[e.object]) for e in train + dev for way in ways]
+        corpus += [fill(way, e.subject) for e in test[part] for way in phrasings(name, "unlabelled")]
     return corpus

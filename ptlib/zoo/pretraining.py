@@ -55,6 +55,7 @@ class Spec:
     epochs: int
     seed: int
     embedding: int | None = None  # ALBERT's factorised embedding
+    half: int | None = None  # of the text, 0 or 1; all of it if None
 
 
 SPECS = {
@@ -65,6 +66,9 @@ SPECS = {
     "albert-mini": Spec("albert", 160, 2, 4, 1e-3, 20, 5, embedding=96),
     "albert-small": Spec("albert", 192, 3, 4, 8e-4, 20, 6, embedding=128),
     "gpt2-mini": Spec("gpt2", 128, 2, 4, 2e-3, 20, 7),
+    # On halves of the text that have no sentence in common; twice the epochs are as many steps.
+    "halves/bert-first": Spec("bert", 128, 2, 4, 2e-3, 40, 8, half=0),
+    "halves/roberta-second": Spec("roberta", 128, 2, 4, 2e-3, 40, 9, half=1),
 }
 
 
@@ -179,7 +183,8 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
         ``out / name``: the model, its tokenizer, and ``loss.csv`` (step, epoch, mean loss of the last 100 steps).
     """
     spec = SPECS[name]
-    corpus = sentences()
+    corpus = sentences(half=spec.half)
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = saved_tokenizer(spec.family, [s.text for s in corpus], work / f"{name}-tokenizer")
     encoded = encode_corpus(tokenizer, corpus)
     per_epoch = len(batches_of(encoded, random.Random(0)))
