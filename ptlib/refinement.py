@@ -101,8 +101,7 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
             teachers: Sequence[Prompt], words: Sequence[str], draw: torch.Generator) -> tuple[Data, Data]:
     """The inputs to learn from and to judge on, with the mean of the sources' distributions over the words."""
     if not subjects:
-        raise TaskError(f"no inputs to distil on for task {teachers[0].task!r}; expected some subjects, or inputs=None "
-                        "for plain words")
+        raise TaskError("no inputs to distil on; expected some subjects, or inputs=None for plain words")
     if len(teachers) != len(sources):
         raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one each")
     targets = sum(answer_distributions(one, prompt, subjects, words)
@@ -126,6 +125,9 @@ def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, giv
     if superfluous := given.keys() - TAKES[mode]:
         raise PromptTransferError(f"mode={mode!r} with {' and '.join(sorted(superfluous))}; expected only "
                                   f"{', '.join(sorted(TAKES[mode]))}")
+    for name, subjects in given.get("inputs", {}).items():
+        if isinstance(subjects, str):
+            raise TaskError(f"the inputs of {name!r} are {subjects!r}; expected a list of subjects")
     for about, value in given.items():
         if about != "source" and (absent := [name for name in prompts if name not in value]):
             raise PromptTransferError(f"{about} has nothing for {absent[0]!r}; expected something for every prompt")

@@ -114,10 +114,11 @@ def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence
             of the LM's embeddings.
 
     Raises:
-        PromptTransferError: no epochs.
+        PromptTransferError: no epochs, or a rate or noise that cannot be.
     """
-    if epochs < 1:
-        raise PromptTransferError(f"epochs={epochs}; expected at least one pass over the examples")
+    if epochs < 1 or lr <= 0 or noise < 0:
+        raise PromptTransferError(f"epochs={epochs}, lr={lr}, noise={noise}; expected at least one pass over the "
+                                  "examples, a rate above 0 and noise of at least 0")
     parameters = [(run, *group) for run in runs for group in run.prompt.groups()]
     optimizer = torch.optim.AdamW([{"params": [parameter]} for _, parameter, _ in parameters], lr=lr)
     with progress_bar(range(epochs * max(run.epoch for run in runs)), show=progress, desc=desc) as bar:

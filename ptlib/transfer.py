@@ -270,7 +270,7 @@ def _resolve(method: str, normalize: str, rows: dict[Hashable, list[Prompt]],
     if method == "auto":
         method, best = ("linear", "centered-norm") if len(sources) == 1 else ("procrustes", "norm-preserving")
         if all(prompt.mixture for row in rows.values() for prompt in row):
-            method = "mixture"
+            method, best = "mixture", "none"
     return method, best if normalize == "auto" else normalize
 
 

@@ -81,8 +81,8 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     if not tasks or not seeds:
         raise PromptTransferError(f"{len(tasks)} tasks and {len(seeds)} seeds; expected one of each at least")
     if not lms or (len(lms) > 1 and parameterization == "vectors"):
-        raise PromptTransferError(f"free vectors for {len(lms)} LMs; expected one, whose space they live in, or "
-                                  "parameterization='mixture' for a prompt in words that several share")
+        raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one, or several "
+                                  "with parameterization='mixture', as free vectors live in the space of one")
     template = template or default_template(num_vectors)
     words = shared_anchors(*lms).words if parameterization == "mixture" else None
     tables = [None if words is None else word_table(one, words) for one in lms]
@@ -163,7 +163,8 @@ def _initial_logits(lm: LanguageModel, task: Task, count: int, init: str | Seque
         where = {i: w for w, i in enumerate(lm.word_ids(words))}
         for row, i in zip(logits, _initial_ids(lm, task, count, init, draw), strict=True):
             if i in where:  # the others are no words of the mixture, such as a piece of a word
-                row[where[i]] = row.logsumexp(0)
+                row[where[i]] = -torch.inf
+                row[where[i]] = row.logsumexp(0)  # as much as all other words together
     return logits
 
 

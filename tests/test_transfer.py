@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -442,6 +443,26 @@ def test_of_each_vector_the_heaviest_words_alone(toys, prompts_for, num_words):
     moved = transfer(**move)
     torch.testing.assert_close(moved.vectors, expected, atol=1e-6, rtol=1e-6)
     assert moved.meta["options"] == {"num_words": num_words}
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "mixture", "num_words": 4}], ids=["all words", "few"])
+def test_moved_words_can_go_on(toys, prompts_for, options):
+    """From LM to LM, and home again: a move loses none of the words that it takes along."""
+    lms = [toys[family] for family in ("bert", "roberta", "albert", "bert")]
+    prompt = prompts_for("mixture")["bert"]
+    first = transfer(prompt, source=lms[0], target=lms[1], **options)
+    moved = first
+    for source, target in pairwise(lms[1:]):
+        moved = transfer(moved, source=source, target=target)
+        assert moved.meta["method"] == "mixture"
+        torch.testing.assert_close(moved.vectors, first.on(target).vectors, atol=1e-6, rtol=1e-6)
+    home = prompt.mixture.truncated(options.get("num_words", 10**6)).on(lms[0])
+    torch.testing.assert_close(moved.vectors, home, atol=1e-6, rtol=1e-6)
+
+
+def test_a_mean_of_two_sources_is_free(toys, prompts_for):
+    """Two mixtures have words, weights and gains of their own: their mean vectors are no mixture of either's."""
+    assert transfer(**two_sources(toys, prompts_for("mixture"))).mixture is None
 
 
 def test_words_that_the_target_lacks_are_on_record(toys):

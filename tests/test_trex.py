@@ -36,7 +36,7 @@ def test_a_prompt_moves_between_strangers(trex, strangers, there):
     options = {"candidates": anchors.words}
     own = evaluate(source, tuned, task.test, **options)
     assert own.interval[0] > evaluate(source, random_prompt(source), task.test, **options).p_at_1
-    moved = transfer(tuned, source=source, target=target, anchors=anchors)
+    moved = transfer(tuned, source=source, target=target, method="closed-form", anchors=anchors)
     found = evaluate(target, moved, task.test, **options)
     assert found.n == own.n > 0
     assert 0 < moved.meta["fit"] < 1

@@ -379,15 +379,23 @@ def test_joint_tuning_lowers_the_loss_on_both(toys, capitals):
 
 
 def test_facts_that_one_of_the_lms_cannot_say_are_left_out(toys, capitals):
-    """An object of two tokens for one LM teaches the others nothing either."""
-    whole, short = toys["bert"], toys["greek"]
-    assert None in short.word_ids([capitals.train[0].object])
+    """An object that is no single token of one LM teaches the others nothing either."""
+    larger, smaller = toys["bert"], toys["albert"]
+    odd = next(word for word in larger.words if smaller.word_ids([word]) == [None])
+    more = replace(capitals, train=(*capitals.train, Example("France", odd)), dev=(Example("France", odd),))
+    usable = sum(smaller.word_ids([example.object]) != [None] for example in capitals.train)
+    assert tune(larger, more, **WORDS).meta["train"] == len(capitals.train) + 1
+    for lms in ([larger, smaller], [smaller, larger]):
+        alone, beside = (tune(lms, task, **WORDS) for task in (replace(capitals, dev=()), more))
+        assert alone.meta["train"] == beside.meta["train"] == usable
+        assert torch.equal(alone.mixture.weights, beside.mixture.weights)
+        with pytest.raises(TaskError, match=" and ".join(lm.name for lm in lms)):
+            tune(lms, replace(capitals, train=more.train[-1:]), **WORDS)
+
+
+def test_lms_without_common_words(toys, capitals):
     with pytest.raises(AnchorError, match="share 0 words"):
-        tune([whole, short], capitals, **WORDS)
-    odd = replace(capitals, train=(*capitals.train, Example("France", "New Zealand")))
-    assert tune(both(toys), odd, **WORDS).meta["train"] == len(capitals.train)
-    with pytest.raises(TaskError, match=f"{toys['bert'].name} and {toys['roberta'].name}"):
-        tune(both(toys), replace(capitals, train=odd.train[-1:]), **WORDS)
+        tune([toys["bert"], toys["greek"]], capitals, **WORDS)
 
 
 @pytest.mark.parametrize(("which", "options", "message"), [
