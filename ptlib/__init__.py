@@ -12,6 +12,7 @@ from .errors import (
 from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
 from .lm import LanguageModel
 from .loading import list_lms, load_lm
+from .methods import METHODS
 from .mixtures import Mixture
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
@@ -19,7 +20,7 @@ from .refinement import refine, refine_many
 from .relative import encode
 from .selection import agreement, select
 from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
-from .transfer import METHODS, transfer, transfer_many
+from .transfer import transfer, transfer_many
 from .tuning import starting_prompt, tune, tune_many
 
 __version__ = "0.1.0"

@@ -71,8 +71,13 @@ class Mixture:
         top = self.weights[vector].topk(min(count, len(self.words)))
         return {self.words[w]: weight for w, weight in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
 
-    def truncated(self, count: int) -> Mixture:
-        """Only the ``count`` heaviest words of each vector, with weights that sum to 1 again; the gains stay."""
+    def truncated(self, count: int | None) -> Mixture:
+        """Only the ``count`` heaviest words of each vector, with weights that sum to 1 again; the gains stay.
+
+        None keeps all.
+        """
+        if count is None:
+            return self
         if count < 1:
             raise PromptMismatchError(f"a mixture of {count} words a vector; expected at least one")
         top = self.weights.topk(min(count, len(self.words)))

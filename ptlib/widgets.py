@@ -19,12 +19,13 @@ from .anchors import Anchors, shared_anchors
 from .errors import PromptTransferError
 from .evaluation import Evaluation, evaluate
 from .lm import LanguageModel
+from .methods import METHODS, UNSCALED
 from .plots import LIGHT_TO_DARK, score_bars
 from .prompts import Prompt, manual_prompt
 from .relative import encode
 from .search import NORMALIZATIONS, RIDGES
 from .tasks import Task
-from .transfer import METHODS, UNSCALED, transfer
+from .transfer import transfer
 from .tuning import tune
 
 __all__ = ["Exploration", "Explorer", "draw", "explore", "panel"]
