@@ -38,7 +38,7 @@ class Parameter:
     Attributes:
         annotation: its type as written, or that of its default.
         types: of the values that it takes; None for any.
-        default: its value, or its source where that is no literal.
+        default: its value; ``...`` where the notebook computes it, or it is no plain data.
     """
 
     annotation: str
@@ -84,9 +84,12 @@ def _parameter(annotation: str, source: str) -> Parameter:
     try:
         default = ast.literal_eval(source)
     except (ValueError, SyntaxError):
-        return Parameter(annotation, _types(annotation), source)
+        default = ...
+    if not _is_plain(default):
+        return Parameter(annotation, _types(annotation), ...)
     if annotation == "None" and default is not None:
         annotation = type(default).__name__
+    # Without a type, and None by default, it may be anything.
     return Parameter(annotation, None if annotation == "None" else _types(annotation), default)
 
 
@@ -139,22 +142,24 @@ def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
     _check_form(grid)
     for name, value in _settings(grid):
         _check(name, value, notebook)
-    defaults = {name: about.default for name, about in notebook.parameters.items() if name != OUT}
+    defaults = {name: about.default for name, about in notebook.parameters.items()
+                if name != OUT and about.default is not ...}
     axes = [[{name: value} for value in values] for name, values in grid.get("cross", {}).items()]
     if together := grid.get("zip", {}):
         axes.append([dict(zip(together, values, strict=True)) for values in zip(*together.values(), strict=True)])
     combined = [{name: value for part in parts for name, value in part.items()} for parts in product(*axes)]
     given = (combined if axes else []) + grid.get("rows", [])
     floats = {name for name, about in notebook.parameters.items() if float in (about.types or ())}
-    unique = {}
+    unique, excluded = {}, grid.get("exclude", [])
     for run in given:
         run = {**defaults, **run}
         # 1 and 1.0 are the same run, not two.
         run |= {name: float(run[name]) for name in floats & run.keys() if type(run[name]) is int}
-        if not any(all(run[name] == value for name, value in entry.items()) for entry in grid.get("exclude", [])):
+        if not any(all(run.get(name, ...) == value for name, value in entry.items()) for entry in excluded):
             unique.setdefault(json.dumps(run, sort_keys=True), run)
     if not unique:
-        raise SweepError(f"the grid names {len(given)} runs and excludes them all; expected one to be left at least")
+        raise SweepError(f"the grid leaves none of its {len(given)} runs; expected one at least, under cross, zip or "
+                         "rows")
     return list(unique.values())
 
 
@@ -208,15 +213,15 @@ def _check(name: str, value: Any, notebook: Notebook) -> None:
     fits = types is None or (isinstance(value, types) and not (isinstance(value, bool) and bool not in types))
     if not fits or not _is_plain(value):
         raise SweepError(f"the grid sets {name} to {_short(value)} ({type(value).__name__}); {notebook.path} expects "
-                         f"{parameter.annotation if types else 'plain data'}{_yaml_advice(value, types)}")
+                         f"{'plain data' if fits else parameter.annotation}{_yaml_advice(value, types)}")
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a file can hold it and give it back."""
     try:
-        json.dumps(value)
+        return json.loads(json.dumps(value)) == value
     except (TypeError, ValueError):
         return False
-    return True
 
 
 def _yaml_advice(value: Any, types: tuple[type, ...] | None) -> str:

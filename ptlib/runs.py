@@ -109,8 +109,8 @@ def run_one(run: tuple[str, dict[str, Any]], sweep: Sweep) -> Outcome:
             last = json.loads((folder / ERROR).read_text(encoding="utf-8"))
             if last["sweep"] == sweep.id:
                 return outcome_of(name, last["error"])
-        about = {"run": name, "sweep": sweep.id, "notebook": sweep.name, "notebook_digest": sweep.digest, "parameters": parameters,
-                 "git": sweep.git, "versions": versions(), "host": platform.node(),
+        about = {"run": name, "sweep": sweep.id, "notebook": sweep.name, "notebook_digest": sweep.digest,
+                 "parameters": parameters, "git": sweep.git, "versions": versions(), "host": platform.node(),
                  "started": datetime.now(UTC).isoformat(timespec="seconds")}
         if starts(folder / STARTS, sweep.id) > MAX_STARTS:
             message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in "
@@ -258,7 +258,7 @@ def collect(out: str | Path) -> pd.DataFrame:
         {"run": row["run"], **{name: row["parameters"].get(name) for name in parameters},
          **{f"result.{name}" if name in taken else name: value for name, value in row["results"].items()}, **fact}
         for row, fact in zip(rows, facts, strict=True)])
-    table = table[[*(name for name in table if name not in facts[0]), *facts[0]]].apply(_of_one_type)
+    table = table[[*(name for name in table if name not in facts[0]), *facts[0]]].apply(_of_one_type).infer_objects()
     with replacing(out / "table.parquet") as partial:
         table.to_parquet(partial, index=False)
     with replacing(out / "table.csv") as partial:
