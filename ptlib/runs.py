@@ -258,7 +258,7 @@ def collect(out: str | Path) -> pd.DataFrame:
         {"run": row["run"], **{name: row["parameters"].get(name) for name in parameters},
          **{f"result.{name}" if name in taken else name: value for name, value in row["results"].items()}, **fact}
         for row, fact in zip(rows, facts, strict=True)])
-    table = table[[*(name for name in table if name not in facts[0]), *facts[0]]].apply(_of_one_type).infer_objects()
+    table = table[[*(name for name in table if name not in facts[0]), *facts[0]]].apply(_of_one_type)
     with replacing(out / "table.parquet") as partial:
         table.to_parquet(partial, index=False)
     with replacing(out / "table.csv") as partial:
@@ -267,11 +267,12 @@ def collect(out: str | Path) -> pd.DataFrame:
 
 
 def _of_one_type(column: pd.Series) -> pd.Series:
-    there = column[[value is not None and value == value for value in column]]  # NaN stands for "not there"
-    if column.dtype != object or (there.map(type).nunique() <= 1 and not there.map(_is_nested).any()):
+    there = [value for value in column if _is_there(value)]
+    nested = any(isinstance(value, list | dict) for value in there)
+    if column.dtype != object or (len({type(value) for value in there}) <= 1 and not nested):
         return column
-    return column.where(column.isna(), column.map(json.dumps))
+    return pd.Series([json.dumps(value) if _is_there(value) else None for value in column], column.index)
 
 
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, list | dict)
+def _is_there(value: Any) -> bool:
+    return value is not None and value == value  # NaN is what pandas has where a row lacks a column

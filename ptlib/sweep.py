@@ -221,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="run again what is finished")
     parser.add_argument("--collect", metavar="RUNS", help="write one table of all finished runs in this folder")
     options = parser.parse_args(arguments)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is a SweepError
     try:
         if options.collect:
             table = collect(options.collect)

@@ -52,6 +52,8 @@ if what == "raise":
 if what == "kill":
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
+if what == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
 if what == "wait":
     while not (Path(folder) / "go").exists():
         time.sleep(0.05)
@@ -510,6 +512,15 @@ def test_a_failed_run_is_not_repeated_in_the_same_sweep(common, monkeypatch):
     later = Sweep(**{**vars(common), "id": uuid4().hex})
     run_one(("name", {"x": 1}), later)
     assert len(calls) == 2
+
+
+def test_a_kernel_that_dies_is_a_failed_run(common, notebook):
+    [parameters] = expand({"rows": [{"what": "die"}]}, notebook)
+    outcome = run_one(("name", parameters), common)
+    assert "DeadKernelError" in outcome.error
+    error = json.loads((common.out / "name" / ERROR).read_text())
+    assert error["error"]["type"] == "DeadKernelError"
+    assert (common.out / "name" / "tiny.ipynb").exists()
 
 
 # --- record -------------------------------------------------------------------------------------
