@@ -87,7 +87,7 @@ def finished(out: Path, names: Mapping[str, Any]) -> set[str]:
     here = names.keys() & set(os.listdir(out) if out.is_dir() else [])
     # On a network file system each look takes a round trip; many at once take hardly longer than one.
     with ThreadPoolExecutor(32) as pool:
-        there = pool.map(lambda name: os.path.exists(out / name / METRICS), here, chunksize=256)
+        there = pool.map(lambda name: os.path.exists(out / name / METRICS), here)
         return {name for name, exists in zip(here, there, strict=True) if exists}
 
 

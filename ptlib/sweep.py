@@ -54,7 +54,8 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
 
     Each run has a folder ``out/<hash>`` with the executed notebook, what it wrote to its parameter ``out``, and
     ``metrics.json``, or ``error.json`` if it failed. A failed run does not stop the others; it is tried again at
-    the next call. A run whose worker process dies is started again, three times in all.
+    the next call. A run whose worker process dies is started again, three times in all. A script calls this under
+    ``if __name__ == "__main__":``, because local workers import the script too.
 
     Args:
         notebook: with a ``parameters`` cell.
@@ -77,23 +78,23 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
         forget(out, runs)
     skipped = finished(out, runs)
     left = [(name, parameters) for name, parameters in runs.items() if name not in skipped]
-    outcomes: list[Outcome] = []
+    done: list[str] = []
+    failed: dict[str, str] = {}
     if left:
         common = prepare(notebook, out)
         with client_of(scheduler, workers) as client:
             if progress:
                 print(f"dashboard: {client.dashboard_link}", flush=True)
-            bar = progress_bar(total=len(runs), initial=len(skipped), show=progress, desc=out.name, unit="run")
-            with bar:
+            with progress_bar(total=len(runs), initial=len(skipped), show=progress, desc=out.name, unit="run") as bar:
                 for outcome in work(client, left, common):
-                    outcomes.append(outcome)
-                    failed = sum(outcome.error is not None for outcome in outcomes)
-                    bar.set_postfix({"done": len(skipped) + len(outcomes) - failed, "failed": failed,
-                                     "left": len(left) - len(outcomes)}, refresh=False)
+                    if outcome.error is None:
+                        done.append(outcome.run)
+                    else:
+                        failed[outcome.run] = outcome.error
+                    bar.set_postfix({"done": len(skipped) + len(done), "failed": len(failed),
+                                     "left": len(left) - len(done) - len(failed)}, refresh=False)
                     bar.update()
-    return Report(tuple(name for name in runs if name in skipped),
-                  tuple(outcome.run for outcome in outcomes if outcome.error is None),
-                  {outcome.run: outcome.error for outcome in outcomes if outcome.error is not None})
+    return Report(tuple(name for name in runs if name in skipped), tuple(done), failed)
 
 
 def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Sweep) -> Iterator[Outcome]:
