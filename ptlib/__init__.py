@@ -1,5 +1,6 @@
 """Zero-shot continuous prompt transfer: move a soft prompt from one language model to another."""
 
+from . import store
 from .anchors import Anchors, shared_anchors
 from .errors import (
     AnchorError,
@@ -7,6 +8,7 @@ from .errors import (
     PromptLoadError,
     PromptMismatchError,
     PromptTransferError,
+    SweepError,
     TaskError,
 )
 from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
@@ -16,6 +18,7 @@ from .methods import METHODS
 from .mixtures import Mixture
 from .progress import set_progress
 from .prompts import Prompt, manual_prompt, random_prompt
+from .record import record
 from .refinement import refine, refine_many
 from .relative import encode
 from .selection import agreement, select
@@ -27,9 +30,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture", "ModelLoadError",
-    "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "Task", "TaskError", "agreement",
-    "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task",
-    "load_tasks", "manual_prompt", "random_prompt", "refine", "refine_many", "select", "set_progress",
-    "shared_anchors", "starting_prompt", "summarize", "task_from_rows", "transfer", "transfer_many", "tune",
-    "tune_many",
+    "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task", "TaskError",
+    "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm",
+    "load_task", "load_tasks", "manual_prompt", "random_prompt", "record", "refine", "refine_many", "select",
+    "set_progress", "shared_anchors", "starting_prompt", "store", "summarize", "task_from_rows", "transfer",
+    "transfer_many", "tune", "tune_many",
 ]

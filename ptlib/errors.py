@@ -1,7 +1,7 @@
 """Errors: one sentence that says what was given, what was expected and the way out."""
 
 __all__ = ["AnchorError", "ModelLoadError", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-           "TaskError"]
+           "SweepError", "TaskError"]
 
 
 class PromptTransferError(Exception):
@@ -26,3 +26,7 @@ class PromptMismatchError(PromptTransferError):
 
 class PromptLoadError(PromptTransferError):
     """A prompt file is missing or unreadable."""
+
+
+class SweepError(PromptTransferError):
+    """A grid does not fit its notebook, or a sweep cannot go on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import PromptLoadError, PromptMismatchError, TaskError
+from .files import replacing
 from .lm import LanguageModel
 from .mixtures import Mixture
 from .tasks import Task
@@ -81,19 +81,14 @@ class Prompt:
     def save(self, path: str | Path) -> Path:
         """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {"template": self.template, "lm_name": self.lm_name, "lm_fingerprint": self.lm_fingerprint,
                  "task": self.task, "meta": self.meta}
         tensors = {"vectors": self.vectors.contiguous()}
         if self.mixture is not None:
             about["words"] = self.mixture.words
             tensors |= {"weights": self.mixture.weights.contiguous(), "gains": self.mixture.gains.contiguous()}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
+        with replacing(path) as partial:
             save_file(tensors, partial, metadata={"ptlib": json.dumps(about)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -134,10 +134,12 @@ def trex() -> Path:
 
 ORDERED_THINGS = """
 import hashlib, json, sys, ptlib
+from ptlib.grids import expand, read_notebook, run_name
 from ptlib.zoo.corpus import sentences
 
 ptlib.set_progress(False)
-facts, *folders = sys.argv[1:]
+notebook, facts, *folders = sys.argv[1:]
+notebook = read_notebook(notebook)
 lms = [ptlib.load_lm(folder) for folder in folders]
 tasks = [ptlib.load_task(name) for name in ("zoo/P36", facts)]
 print(json.dumps({
@@ -145,14 +147,17 @@ print(json.dumps({
     "anchors": {select: ptlib.shared_anchors(*lms, num=num, select=select).words
                 for select, num in (("all", None), ("random", 20), ("frequent", 20))},
     "sentences": [hashlib.sha256("".join(map(repr, sentences(half=half))).encode()).hexdigest()
-                  for half in (None, 0, 1)]}))
+                  for half in (None, 0, 1)],
+    "runs": [run_name(run, notebook) for run in expand({"rows": [{"seed": 1}, {"seed": 2}, {"source": "ä"}]}, notebook)]
+    }))
 """
 
 
 @pytest.fixture(scope="session")
 def by_hash_seed(toys, facts_file) -> list[dict]:
     """Everything whose order could depend on the hash seed, from two processes with different ones."""
-    command = [sys.executable, "-c", ORDERED_THINGS, str(facts_file), toys["bert"].name, toys["roberta"].name]
+    command = [sys.executable, "-c", ORDERED_THINGS, str(ROOT / "notebooks" / "00_quickstart.ipynb"), str(facts_file),
+               toys["bert"].name, toys["roberta"].name]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True,
                              env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
             for seed in ("1", "2")]
