@@ -383,7 +383,9 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_process(path, tmp_path, s
     (tmp_path / "grid.yaml").write_text(json.dumps({"rows": [{**row, "folder": str(tmp_path)} for row in rows]}))
     command = started("-m", "ptlib.sweep", str(path), "--grid", str(tmp_path / "grid.yaml"), "--out",
                       str(tmp_path / "out"), "--workers", "1", start_new_session=True, stderr=subprocess.PIPE,
-                      stdout=subprocess.PIPE)
+                      stdout=subprocess.PIPE,
+                      # Where the tests themselves run in the background, interrupts are ignored, and so they are below.
+                      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for((tmp_path / "started-2").exists)
     worker = int((tmp_path / "started-2").read_text())
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does
