@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,8 +87,3 @@ class Mixture:
     def perplexity(self) -> Tensor:
         """(m,) exp of each vector's entropy: over how many words it spreads, from 1 to k."""
         return torch.special.entr(self.weights).sum(-1).exp()
-
-
-def word_table(lm: LanguageModel, words: Sequence[str]) -> Tensor:
-    """(k, d) embeddings of words that are all one token of ``lm``."""
-    return lm.embeddings[lm.word_ids(words)]

@@ -10,7 +10,7 @@ from .anchors import shared_anchors
 from .errors import PromptMismatchError, PromptTransferError, TaskError
 from .lm import LanguageModel
 from .prompts import Prompt, salted_generator
-from .scoring import answer_distributions
+from .scoring import mean_answers
 from .tasks import Example
 from .templates import Template
 from .training import Data, FreeVectors, Run, train
@@ -104,12 +104,11 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
         raise TaskError("no inputs to distil on; expected some subjects, or inputs=None for plain words")
     if len(teachers) != len(sources):
         raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one each")
-    targets = sum(answer_distributions(one, prompt, subjects, words)
-                  for one, prompt in zip(sources, teachers, strict=True))
+    targets = mean_answers(sources, teachers, subjects, words)
     layouts, choices = template.layout(lm, subjects), torch.tensor(lm.word_ids(words), device=lm.device)
     order = torch.randperm(len(subjects), generator=draw).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
-    return tuple(Data([layouts[i] for i in part], targets[part] / len(sources), choices)
+    return tuple(Data([layouts[i] for i in part], targets[part], choices)
                  for part in (order[len(held):] or order, held))
 
 

@@ -13,7 +13,7 @@ from .prompts import Prompt
 from .tasks import Example
 from .templates import Layout, Template, batches, collate
 
-__all__ = ["answer_distributions", "candidate_scores", "candidate_tokens"]
+__all__ = ["answer_distributions", "candidate_scores", "candidate_tokens", "mean_answers"]
 
 
 def candidate_tokens(lm: LanguageModel, examples: Sequence[Example], given: Iterable[str] | None,
@@ -92,3 +92,10 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), tokens):
         found[rows] = scores.softmax(-1).cpu()
     return found
+
+
+def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],
+                 words: Sequence[str]) -> Tensor:
+    """The mean of ``answer_distributions`` over several LMs, each with its own prompt."""
+    return sum(answer_distributions(lm, prompt, subjects, words)
+               for lm, prompt in zip(lms, prompts, strict=True)) / len(lms)

@@ -22,7 +22,7 @@ from .anchors import shared_anchors
 from .errors import PromptMismatchError, PromptTransferError, TaskError
 from .lm import LanguageModel
 from .prompts import Prompt
-from .scoring import answer_distributions
+from .scoring import answer_distributions, mean_answers
 
 __all__ = ["agreement", "select"]
 
@@ -57,8 +57,7 @@ def agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Seq
     words = _words([lm, *sources], candidates)
     given = {name: answer_distributions(lm, prompt, inputs, words) for name, prompt in prompts.items()}
     if sources:
-        reference = sum(answer_distributions(one, prompt, inputs, words)
-                        for one, prompt in zip(sources, teachers, strict=True)) / len(sources)
+        reference = mean_answers(sources, teachers, inputs, words)
         return {name: _overlap(answers, reference) for name, answers in given.items()}
     best = {name: answers.argmax(-1, keepdim=True) for name, answers in given.items()}
     votes = torch.zeros(len(inputs), len(words))

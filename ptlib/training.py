@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from .errors import PromptTransferError
 from .lm import LanguageModel
 from .progress import progress_bar
-from .templates import Layout, batches
+from .templates import Batch, Layout, batches
 
 __all__ = ["Data", "FreeVectors", "Run", "WordMixtures", "train"]
 
@@ -73,7 +73,7 @@ class Run:
     Attributes:
         train, dev: one ``Data`` an LM, all of the same examples.
         draw: all random numbers of the run: it does not depend on those beside it.
-        forwards, backwards: sequences that the LMs together have read so far, and gone back through.
+        forwards, backwards: sequences that each LM has read so far, and gone back through.
     """
 
     prompt: FreeVectors | WordMixtures
@@ -130,6 +130,9 @@ def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence
             chosen = [run.next_batch() for run in active]
             for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
                 backward(lm, active, [run.train[at] for run in active], chosen, table, noise, share=1 / len(lms))
+            for run, rows in zip(active, chosen, strict=True):
+                run.forwards += len(rows)
+                run.backwards += len(rows)
             optimizer.step()
             finished = [run for run in active if (step + 1) % (run.epoch * (epochs if noise else 1)) == 0]
             if finished:
@@ -144,10 +147,14 @@ def rate(step: int, steps: int) -> float:
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
 
 
+def predictions(lm: LanguageModel, data: Data, batch: Batch, vectors: Tensor) -> Tensor:
+    """(B, V) logits at the answer slots, or (B, c) of the ``choices``."""
+    logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
+    return logits if data.choices is None else logits[:, data.choices]
+
+
 def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
     """(B,) cross-entropy, of the true token or of a distribution over ``choices``."""
-    if data.choices is not None:
-        logits = logits[:, data.choices]
     return cross_entropy(logits, data.targets[rows].to(logits.device), reduction="none")
 
 
@@ -174,12 +181,9 @@ def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chos
         own = leaf[[owner[i] for i in rows]]
         if added is not None:
             own = own + added[rows].to(lm.device)
-        logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, own, batch.answers)
+        logits = predictions(lm, data, batch, own)
         (losses(logits, data, rows) * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
-    for run, rows in zip(runs, chosen, strict=True):
-        run.forwards += len(rows)
-        run.backwards += len(rows)
 
 
 @torch.no_grad()
@@ -193,16 +197,14 @@ def keep_best(lms: Sequence[LanguageModel], runs: Sequence[Run], tables: Sequenc
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         truth = data.targets if data.choices is None else data.targets.argmax(-1)
         for rows, batch in batches(data.layouts, lm.device):
-            logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors[[owner[i] for i in rows]],
-                                      batch.answers)
-            seen = logits if data.choices is None else logits[:, data.choices]
-            hit[rows] = (seen.argmax(-1).cpu() == truth[rows]).float()
+            logits = predictions(lm, data, batch, vectors[[owner[i] for i in rows]])
+            hit[rows] = (logits.argmax(-1).cpu() == truth[rows]).float()
             loss[rows] = losses(logits, data, rows).cpu()
         hits, lost = hits + hit / len(lms), lost + loss / len(lms)
     owner = torch.tensor(owner)
     for r, run in enumerate(runs):
         score = (hits[owner == r].mean().item(), -lost[owner == r].mean().item())
-        run.forwards += len(everything[r]) * len(lms)
+        run.forwards += len(everything[r])
         if score > run.best:
             run.best = score
             run.best_state = {name: value.clone() for name, value in run.prompt.state_dict().items()}

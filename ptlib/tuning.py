@@ -12,7 +12,7 @@ from torch import Tensor
 from .anchors import shared_anchors
 from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
-from .mixtures import Mixture, word_table
+from .mixtures import Mixture
 from .prompts import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from .tasks import Example, Task
 from .templates import Template
@@ -84,8 +84,10 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
         raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one, or several "
                                   "with parameterization='mixture', as free vectors live in the space of one")
     template = template or default_template(num_vectors)
-    words = shared_anchors(*lms).words if parameterization == "mixture" else None
-    tables = [None if words is None else word_table(one, words) for one in lms]
+    words, tables = None, [None] * len(lms)
+    if parameterization == "mixture":
+        anchors = shared_anchors(*lms)
+        words, tables = anchors.words, [anchors.of(one) for one in lms]
     runs = {(one, task.name): _start(lms, task, Template(template), init, words, one)
             for one in seeds for task in tasks}
     train(lms, list(runs.values()), tables=tables, **settings, progress=progress,
@@ -95,8 +97,7 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     found = {}
     for (one, name), run in runs.items():
         meta = {**about, "seed": one, "train": len(run.train[0].layouts), "dev": len(run.dev[0].layouts),
-                "dev_p_at_1": run.best[0], "forwards": run.forwards // len(lms),
-                "backwards": run.backwards // len(lms)}
+                "dev_p_at_1": run.best[0], "forwards": run.forwards, "backwards": run.backwards}
         found[name if isinstance(seed, Integral) else (one, name)] = _finished(lms[0], run, words, template, name, meta)
     return found
 
