@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from .mixtures import Mixture
 from .tasks import Task
 from .templates import Template
 
-__all__ = ["Prompt", "default_template", "manual_prompt", "random_prompt", "random_vectors", "salted_generator"]
+__all__ = ["Prompt", "common_template", "default_template", "manual_prompt", "random_prompt", "random_vectors",
+           "salted_generator"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,23 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
                         "relations.jsonl beside it describes, or evaluate a Prompt with a template of your own")
     return Prompt(torch.zeros(0, lm.dim), task.manual_template, lm.name, lm.fingerprint, task.name,
                   {"method": "manual"})
+
+
+def common_template(prompts: Iterable[Prompt]) -> str:
+    """The one template of prompts that are worked on together.
+
+    Raises:
+        PromptMismatchError: they have several, or it has no vectors.
+    """
+    templates = {prompt.template: len(prompt.vectors) for prompt in prompts}
+    if len(templates) > 1:
+        raise PromptMismatchError(f"the prompts have different templates ({', '.join(sorted(templates))}); expected "
+                                  "one, in a call for each template")
+    [(template, count)] = templates.items()
+    if not count:
+        raise PromptMismatchError(f"the template {template!r} is words alone and works on every LM as it is; "
+                                  "expected a prompt with vectors ([V])")
+    return template
 
 
 def salted_generator(seed: int, salt: str) -> torch.Generator:

@@ -9,7 +9,7 @@ import torch
 from .anchors import shared_anchors
 from .errors import PromptMismatchError, PromptTransferError, TaskError
 from .lm import LanguageModel
-from .prompts import Prompt, salted_generator
+from .prompts import Prompt, common_template, salted_generator
 from .scoring import mean_answers
 from .tasks import Example
 from .templates import Template
@@ -69,11 +69,12 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
     """
     given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
     _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
+    template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     words = shared_anchors(*sources, lm).words if sources else ()
     runs, read = {}, dict.fromkeys(prompts, 0)
     for name, prompt in prompts.items():
-        template, draw = Template(prompt.template), salted_generator(seed, f"{mode} {prompt.task}")
+        draw = salted_generator(seed, f"{mode} {prompt.task}")
         if mode == "distill":
             teachers = [teacher[name]] if isinstance(teacher[name], Prompt) else list(teacher[name])
             order = torch.randperm(len(words), generator=draw)[:PLAIN_WORDS].tolist()
@@ -89,7 +90,7 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
     settings = {"epochs": EPOCHS[mode] if epochs is None else epochs, "lr": lr}
     train([lm], list(runs.values()), tables=[None], **settings, noise=0.0, progress=progress,
           desc=f"refining {len(runs)} prompts on {lm.name}")
-    return {name: Prompt(run.prompt.vectors.detach().cpu(), prompts[name].template, lm.name, lm.fingerprint,
+    return {name: Prompt(run.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
                          prompts[name].task,
                          {"method": mode, **settings, "seed": seed, "sources": [one.name for one in sources],
                           "train": len(run.train[0].layouts), "forwards": run.forwards, "backwards": run.backwards,
@@ -132,9 +133,3 @@ def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, giv
             raise PromptTransferError(f"{about} has nothing for {absent[0]!r}; expected something for every prompt")
     for prompt in prompts.values():
         prompt.check(lm)
-    templates = {prompt.template for prompt in prompts.values()}
-    if len(templates) > 1:
-        raise PromptMismatchError(f"the prompts have different templates ({', '.join(sorted(templates))}); refine "
-                                  "them in one call for each")
-    if not len(next(iter(prompts.values())).vectors):
-        raise PromptMismatchError(f"the template {templates.pop()!r} has no vectors to refine; expected [V] in it")

@@ -13,7 +13,7 @@ from .anchors import Anchors, shared_anchors
 from .errors import PromptMismatchError, PromptTransferError
 from .lm import LanguageModel
 from .methods import METHODS, UNSCALED, Move, check_method
-from .prompts import Prompt
+from .prompts import Prompt, common_template
 from .search import best_fit, matching_loss
 
 __all__ = ["transfer", "transfer_many"]
@@ -78,7 +78,7 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     _check_prompts(rows, sources)
     method, normalize = _resolve(method, normalize, rows, sources)
     options = check_method(method, normalize, method_options)
-    template = next(iter(rows.values()))[0].template
+    template = common_template(prompt for row in rows.values() for prompt in row)
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
     anchors = anchors or shared_anchors(*sources, target)
     _check_top_k(options.get("top_k"), anchors)
@@ -130,13 +130,6 @@ def _check_prompts(rows: dict[Hashable, list[Prompt]], sources: list[LanguageMod
             raise PromptMismatchError(f"{name!r} has {len(row)} prompts for {len(sources)} sources; expected one each")
         for prompt, lm in zip(row, sources, strict=True):
             prompt.check(lm)
-    templates = {prompt.template for row in rows.values() for prompt in row}
-    if len(templates) > 1:
-        raise PromptMismatchError(f"the prompts have different templates ({', '.join(sorted(templates))}); "
-                                  "move them in one call for each template")
-    if not len(next(iter(rows.values()))[0].vectors):
-        raise PromptMismatchError(f"the template {templates.pop()!r} is words alone and works on every LM as it is; "
-                                  "expected a prompt with vectors")
 
 
 def _check_top_k(top_k: int | None, anchors: Anchors) -> None:
