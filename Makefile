@@ -2,24 +2,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SOURCES := $(shell find ptlib -name '*.py' -o -name '*.csv' -o -name '*.safetensors')
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks/benchmarks/*.ipynb))
 DEMO := runs/demo
 
-.PHONY: run test notebooks clean
+.PHONY: run report test notebooks clean
 
-run: $(DEMO)/00_quickstart.html $(DEMO)/05_baselines.html
+run: $(DEMO)/report.html
 	@echo
-	@echo "Report: file://$(CURDIR)/$(DEMO)/05_baselines.html"
+	@echo "Report: file://$(CURDIR)/$<"
 
-$(DEMO)/05_baselines.html: FEWER := -p num_seeds 1
+# A sweep that was stopped goes on where it was; the page is there only once all runs are.
+$(DEMO)/report.html: notebooks/05_baselines.ipynb notebooks/11_report.ipynb notebooks/sweeps/demo.yaml $(INSTALLED)
+	$(BIN)/python -m ptlib.sweep $< --grid notebooks/sweeps/demo.yaml --out $(DEMO)
+	$(call render,$(DEMO),-p by method -p where "families == 'different' or families == 'target alone'")
 
-# The HTML page is written last and under another name first: it exists only where its notebook ran through.
-$(DEMO)/%.html: notebooks/%.ipynb $(SOURCES) $(INSTALLED)
-	@mkdir -p $(DEMO)
-	$(BIN)/papermill --progress-bar $< $(DEMO)/$*.ipynb -p out $(DEMO) $(FEWER)
-	$(BIN)/jupyter nbconvert --log-level WARN --to html --no-input --output $*.partial.html $(DEMO)/$*.ipynb
-	@mv $(DEMO)/$*.partial.html $@
+# make report RUNS=runs/NAME WITH="-p by method": any sweep's page, with parameters of 11_report.
+report: $(INSTALLED)
+	$(call render,$(RUNS),$(WITH))
+	@echo "Report: file://$(CURDIR)/$(RUNS)/report.html"
+
+# Under another name first, so that the page exists only where its notebook ran through.
+define render
+$(BIN)/papermill --progress-bar notebooks/11_report.ipynb $(1)/report.ipynb -p runs $(1) $(2)
+$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --TagRemovePreprocessor.enabled=True \
+    --TagRemovePreprocessor.remove_cell_tags example --output report.partial.html $(1)/report.ipynb
+@mv $(1)/report.partial.html $(1)/report.html
+endef
 
 # The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.
 test: $(INSTALLED)

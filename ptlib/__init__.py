@@ -11,7 +11,7 @@ from .errors import (
     SweepError,
     TaskError,
 )
-from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many, summarize
+from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many
 from .lm import LanguageModel
 from .loading import list_lms, load_lm
 from .methods import METHODS
@@ -22,6 +22,7 @@ from .record import record
 from .refinement import refine, refine_many
 from .relative import encode
 from .selection import agreement, select
+from .summaries import per_relation, summarize, summarize_relations
 from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
 from .transfer import transfer, transfer_many
 from .tuning import starting_prompt, tune, tune_many
@@ -32,7 +33,7 @@ __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture", "ModelLoadError",
     "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task", "TaskError",
     "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm",
-    "load_task", "load_tasks", "manual_prompt", "random_prompt", "record", "refine", "refine_many", "select",
-    "set_progress", "shared_anchors", "starting_prompt", "store", "summarize", "task_from_rows", "transfer",
-    "transfer_many", "tune", "tune_many",
+    "load_task", "load_tasks", "manual_prompt", "per_relation", "random_prompt", "record", "refine", "refine_many",
+    "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize", "summarize_relations",
+    "task_from_rows", "transfer", "transfer_many", "tune", "tune_many",
 ]

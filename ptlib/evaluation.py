@@ -1,17 +1,17 @@
-"""P@k of a prompt over a candidate vocabulary, with intervals and both averages."""
+"""P@k of a prompt over a candidate vocabulary, with intervals."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .errors import PromptTransferError, TaskError
+from .errors import TaskError
 from .lm import LanguageModel
 from .progress import progress_bar
 from .prompts import Prompt
@@ -19,7 +19,7 @@ from .scoring import candidate_scores, candidate_tokens
 from .tasks import Example, Task
 from .templates import Template
 
-__all__ = ["Evaluation", "evaluate", "evaluate_majority", "evaluate_many", "summarize", "wilson_interval"]
+__all__ = ["Evaluation", "evaluate", "evaluate_majority", "evaluate_many", "wilson_interval"]
 
 Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
@@ -207,89 +207,3 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
     rank = {word: i for i, word in enumerate(order, 1)}
     ranks = np.array([rank[example.object] for example in kept])
     return Evaluation(tuple(kept), (order[0],) * len(kept), ranks, dropped, "majority object", task.name, len(words))
-
-
-def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Evaluation], *,
-              versus: object | None = None, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Both averages of P@1, with 95 % percentile-bootstrap intervals over relations and over facts.
-
-    Evaluations of one relation (of several seeds, or pairs of LMs) are averaged first, and so are those of one
-    fact: the bootstrap draws relations, or facts, because results that share them are not independent.
-
-    Args:
-        evaluations: evaluations over several relations, or {label: evaluations} for a row a label.
-        versus: a label; adds each row's paired difference from it, over the same relations.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-
-    Returns:
-        Columns ``relation_mean`` (each relation counts the same; often called macro), ``relation_low``,
-        ``relation_high``; ``pooled`` (each fact counts the same; micro), ``pooled_low``, ``pooled_high``; with
-        ``versus`` also ``difference`` of the relation means, ``difference_low``, ``difference_high``; and
-        ``relations``, ``facts``, ``repeats`` (evaluations of a relation, on average), ``dropped`` facts and
-        ``candidates``.
-
-    Raises:
-        PromptTransferError: ``versus`` is not among the labels, or has other relations.
-    """
-    groups = evaluations if isinstance(evaluations, Mapping) else {"all": evaluations}
-    if not groups or not all(groups.values()):
-        raise PromptTransferError("there is nothing to summarize; expected at least one evaluation for each row")
-    if versus is not None and versus not in groups:
-        raise PromptTransferError(f"versus={versus!r}; expected one of {', '.join(map(repr, groups))}")
-
-    @cache
-    def draws(count: int) -> np.ndarray:
-        """(resamples, count) shares of each relation in a resample; the same for all rows, so that they pair."""
-        return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples) / count
-
-    def relation_interval(scores: np.ndarray) -> tuple[float, float]:
-        return tuple(np.quantile(draws(len(scores)) @ scores, [0.025, 0.975]))
-
-    def fact_interval(facts: pd.DataFrame) -> tuple[float, float]:
-        # Facts of one mean and count are alike: drawing how many of each kind there are is drawing facts.
-        kinds, sizes = np.unique(facts[["mean", "count"]].to_numpy(), axis=0, return_counts=True)
-        drawn = np.random.default_rng(seed).multinomial(len(facts), sizes / len(facts), size=resamples)
-        return tuple(np.quantile(drawn @ kinds.prod(1) / (drawn @ kinds[:, 1]), [0.025, 0.975]))
-
-    relations = {label: _relation_means(group) for label, group in groups.items()}
-    rows = []
-    for label, group in groups.items():
-        scores, facts = relations[label].to_numpy(), _fact_means(group)
-        low, high = relation_interval(scores)
-        pooled_low, pooled_high = fact_interval(facts)
-        row = {"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
-               "pooled": np.average(facts["mean"], weights=facts["count"]), "pooled_low": pooled_low,
-               "pooled_high": pooled_high}
-        if versus is not None:
-            if set(relations[versus].index) != set(relations[label].index):
-                raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations; "
-                                          "expected evaluations to pair")
-            paired = (relations[label] - relations[versus][relations[label].index]).to_numpy()
-            row["difference"] = paired.mean()
-            row["difference_low"], row["difference_high"] = relation_interval(paired)
-        repeats = len(group) / len(scores)
-        rows.append({**row, "relations": len(scores), "facts": len(facts), "repeats": repeats,
-                     "dropped": round(sum(len(e.dropped) for e in group) / repeats),
-                     "candidates": max(e.num_candidates for e in group)})
-    labels = list(groups)
-    index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
-    return pd.DataFrame(rows, index=index)
-
-
-def _relation_means(group: Sequence[Evaluation]) -> pd.Series:
-    """P@1 of each relation; an evaluation of no named task is a relation of its own."""
-    keys = [evaluation.task or i for i, evaluation in enumerate(group)]
-    return pd.Series([evaluation.p_at_1 for evaluation in group]).groupby(keys, sort=False).mean()
-
-
-def _fact_means(group: Sequence[Evaluation]) -> pd.DataFrame:
-    """For each fact the share of evaluations that got it right, ``mean``, and their ``count``."""
-    hits: dict[object, list[bool]] = {}
-    for i, evaluation in enumerate(group):
-        seen: Counter[Example] = Counter()
-        for example, rank in zip(evaluation.examples, evaluation.ranks, strict=True):
-            seen[example] += 1  # a fact that a task lists twice is two facts
-            hits.setdefault((evaluation.task or i, example, seen[example]), []).append(rank == 1)
-    return pd.DataFrame({"mean": [np.mean(of_fact) for of_fact in hits.values()],
-                         "count": [len(of_fact) for of_fact in hits.values()]})

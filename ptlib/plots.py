@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from matplotlib.axes import Axes
 __all__ = ["score_bars", "score_heatmap", "score_lines", "use_style"]
 
 LIGHT_TO_DARK = "crest"
-LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v")]
+LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v"),
+         ("0.6", ":", "P"), ("0.1", "-.", "X"), ("0.45", "-", "<")]
 
 
 def use_style() -> None:
@@ -56,7 +59,7 @@ def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes
     if ax is None:
         _, ax = plt.subplots(figsize=(6.5, 3.6))
     ticks = [str(x) for x in dict.fromkeys(summary.index.get_level_values(1))]
-    for (label, rows), (color, dashes, marker) in zip(summary.groupby(level=0, sort=False), LINES, strict=False):
+    for (label, rows), (color, dashes, marker) in zip(summary.groupby(level=0, sort=False), cycle(LINES)):
         at = [ticks.index(str(x)) for x in rows.index.get_level_values(1)]
         ax.plot(at, 100 * rows["relation_mean"], color=color, linestyle=dashes, marker=marker, label=label)
         ax.fill_between(at, 100 * rows["relation_low"], 100 * rows["relation_high"], color=color, alpha=0.12, lw=0)

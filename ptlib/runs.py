@@ -1,4 +1,4 @@
-"""One run of a sweep: a notebook in a kernel of its own, its folder and its ``metrics.json``; and all as one table.
+"""One run of a sweep: a notebook in a kernel of its own, its folder and its ``metrics.json``.
 
 A run's folder gets ``metrics.json`` last and at once: a run has it or is unfinished. A run that raised has
 ``error.json`` instead, with the same content and the error.
@@ -22,7 +22,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
@@ -32,13 +31,12 @@ from papermill.log import logger
 
 import ptlib
 
-from .errors import SweepError
 from .files import replacing, write_text
 from .grids import OUT
 from .record import RESULTS
 from .store import STORE
 
-__all__ = ["ERROR", "MAX_STARTS", "METRICS", "Outcome", "Sweep", "collect", "finished", "run_one"]
+__all__ = ["ERROR", "MAX_STARTS", "METRICS", "Outcome", "Sweep", "finished", "run_one"]
 
 METRICS, ERROR, STARTS = "metrics.json", "error.json", "starts"
 MAX_STARTS = 3  # of a run whose worker process dies on the way
@@ -228,51 +226,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-# --- the table ----------------------------------------------------------------------------------
-
-
-def collect(out: str | Path) -> pd.DataFrame:
-    """One row a finished run, written to ``table.parquet`` and ``table.csv`` in the sweep's folder too.
-
-    The columns are ``run``, the parameters, the results, then what the run was: seconds, peak memory in bytes,
-    notebook, versions, commit, host. A result that has another column's name is called ``result.name``. What is no
-    single value, or not of one type in all rows, is JSON text.
-
-    Raises:
-        SweepError: no run has finished there.
-    """
-    out = Path(out)
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{METRICS}"))]
-    if not rows:
-        raise SweepError(f"no run in {out} has finished; expected a folder that a sweep wrote, with */{METRICS}")
-    parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
-    facts = [{"seconds": row["seconds"], "peak_memory": row.get("peak_memory"), "notebook": row["notebook"],
-              "notebook_digest": row["notebook_digest"], "ptlib": row["versions"]["ptlib"],
-              "torch": row["versions"].get("torch"), "commit": row["git"].get("commit"),
-              "uncommitted": row["git"].get("uncommitted"), "host": row["host"], "started": row["started"]}
-             for row in rows]
-    taken = {"run", *parameters, *facts[0]}
-    table = pd.DataFrame([
-        {"run": row["run"], **{name: row["parameters"].get(name) for name in parameters},
-         **{f"result.{name}" if name in taken else name: value for name, value in row["results"].items()}, **fact}
-        for row, fact in zip(rows, facts, strict=True)])
-    table = table[[*(name for name in table if name not in facts[0]), *facts[0]]].apply(_of_one_type)
-    with replacing(out / "table.parquet") as partial:
-        table.to_parquet(partial, index=False)
-    with replacing(out / "table.csv") as partial:
-        table.to_csv(partial, index=False)
-    return table
-
-
-def _of_one_type(column: pd.Series) -> pd.Series:
-    there = [value for value in column if _is_there(value)]
-    nested = any(isinstance(value, list | dict) for value in there)
-    if column.dtype != object or (len({type(value) for value in there}) <= 1 and not nested):
-        return column
-    return pd.Series([json.dumps(value) if _is_there(value) else None for value in column], column.index)
-
-
-def _is_there(value: Any) -> bool:
-    return value is not None and value == value  # NaN is what pandas has where a row lacks a column

@@ -30,7 +30,8 @@ from .errors import SweepError
 from .files import replacing
 from .grids import OUT, Notebook, expand, read_grid, read_notebook, run_name
 from .progress import progress_bar
-from .runs import ERROR, Outcome, Sweep, collect, finished, run_one
+from .report import collect
+from .runs import ERROR, Outcome, Sweep, finished, run_one
 from .store import STORE
 
 __all__ = ["Report", "sweep"]

@@ -26,7 +26,8 @@ from ptlib import sweep as engine
 from ptlib.files import replacing, write_text
 from ptlib.grids import expand, read_grid, read_notebook, run_name
 from ptlib.record import RESULTS, record
-from ptlib.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, collect, finished, run_one
+from ptlib.report import collect
+from ptlib.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, finished, run_one
 from ptlib.store import batches, tuned
 from ptlib.sweep import main, sweep
 
@@ -543,9 +544,14 @@ def test_record_shows_and_in_a_sweep_keeps(tmp_path, monkeypatch, capsys):
     record(a=2)
     lines = [json.loads(line) for line in (tmp_path / "results").read_text().splitlines()]
     assert lines == [{"a": 0.5}, {"b": [1.0, 2.0]}, {"c": None}, {"a": 2}]
-    with pytest.raises(SweepError, match=r"record\(table=...\) was given a DataFrame.*to_dict"):
-        record(ok=1, table=pd.DataFrame({"a": [1]}))
+    with pytest.raises(SweepError, match=r"record\(table=...\) was given a DataFrame"):
+        record(ok=1, table=pd.DataFrame({"a": [object()]}))
     assert len((tmp_path / "results").read_text().splitlines()) == 4
+    capsys.readouterr()
+    record(table=pd.DataFrame({"a": [1, 2], "b": ["x", None]}, index=["no", "matter"]))
+    assert capsys.readouterr().out == "table: 2 rows of a, b\n"
+    assert json.loads((tmp_path / "results").read_text().splitlines()[-1]) == {
+        "table": [{"a": 1, "b": "x"}, {"a": 2, "b": None}]}
 
 
 # --- the store ----------------------------------------------------------------------------------
