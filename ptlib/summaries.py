@@ -113,7 +113,8 @@ def summarize_relations(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame
         low, high = relation_interval(means)
         rows[label] = {"relation_mean": means.mean(), "relation_low": low, "relation_high": high,
                        "relations": len(means), "repeats": len(group) / len(means)}
-    return pd.DataFrame(list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=list(by)))
+    index = pd.MultiIndex.from_tuples(rows, names=list(by)) if len(by) > 1 else pd.Index([x for x, in rows], name=by[0])
+    return pd.DataFrame(list(rows.values()), index=index)
 
 
 def relation_interval(scores: np.ndarray, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from numbers import Integral
@@ -12,7 +13,7 @@ from torch import Tensor
 from .anchors import shared_anchors
 from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
-from .mixtures import Mixture
+from .mixtures import Mixture, coherence
 from .prompts import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from .tasks import Example, Task
 from .templates import Template
@@ -56,7 +57,11 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
             facts a relation).
         lr: peak learning rate; by default 5e-3 (the paper: 3e-3, over more steps), of the logits of mixtures 0.3.
         noise: standard deviation of normal noise on the vectors, anew for every example, relative to that of the
-            embedding table; by default 0, for mixtures 1, which is what makes them travel.
+            embedding table; by default 0, for mixtures 1, which is what makes them travel. A LayerNorm divides by the
+            length of vectors, positions and noise together; without the noise the vectors are louder than they were
+            tuned to be, by √(1 + noise²) where positions are as long as words. A mixture of several LMs is given with
+            its gains divided by that; that of one is not, whose errors elsewhere the loudness drowns
+            (notebook 13_prompts_that_travel).
         seed: of the initial vectors and the order of examples; several for several prompts a task.
         progress: show a bar.
 
@@ -98,7 +103,8 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     for (one, name), run in runs.items():
         meta = {**about, "seed": one, "train": len(run.train[0].layouts), "dev": len(run.dev[0].layouts),
                 "dev_p_at_1": run.best[0], "forwards": run.forwards, "backwards": run.backwards}
-        found[name if isinstance(seed, Integral) else (one, name)] = _finished(lms[0], run, words, template, name, meta)
+        which = name if isinstance(seed, Integral) else (one, name)
+        found[which] = _finished(lms[0], run, words, tables, template, name, meta)
     return found
 
 
@@ -115,11 +121,15 @@ def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, temp
                   {"method": "untuned", "init": init if isinstance(init, str) else "words", "seed": seed})
 
 
-def _finished(lm: LanguageModel, run: Run, words: tuple[str, ...] | None, template: str, task: str,
-              meta: dict) -> Prompt:
+def _finished(lm: LanguageModel, run: Run, words: tuple[str, ...] | None, tables: Sequence[Tensor | None],
+              template: str, task: str, meta: dict) -> Prompt:
     if words is None:
         return Prompt(run.prompt.vectors.detach().cpu(), template, lm.name, lm.fingerprint, task, meta)
-    mixture = Mixture(words, run.prompt.logits.detach().softmax(-1).cpu(), run.prompt.gains.detach().cpu())
+    weights = run.prompt.logits.detach().softmax(-1)
+    gains = run.prompt.gains.detach() * torch.stack([coherence(weights, table) for table in tables]).mean(0)
+    if len(tables) > 1:
+        gains = gains / math.hypot(1, meta["noise"])
+    mixture = Mixture(words, weights.cpu(), gains.cpu())
     return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, meta, mixture)
 
 

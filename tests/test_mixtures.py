@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ptlib import Mixture, Prompt, PromptMismatchError, evaluate, manual_prompt, shared_anchors
+from ptlib.mixtures import coherence
 
 NOWHERE = ("zzyzx", "New Zealand")  # one token of no toy LM
 
@@ -33,7 +34,10 @@ def written_out(mixture, lm):
     rows = []
     for weights, gain in zip(mixture.weights.tolist(), mixture.gains.tolist(), strict=True):
         known = {i: w for i, w in zip(lm.word_ids(mixture.words), weights, strict=True) if i is not None}
-        rows.append(gain * sum(w / sum(known.values()) * lm.embeddings[i].double() for i, w in known.items()))
+        shares = {i: w / sum(known.values()) for i, w in known.items()}
+        vector = sum(share * lm.embeddings[i].double() for i, share in shares.items())
+        length = sum(share * lm.embeddings[i].double().norm() for i, share in shares.items())
+        rows.append(gain * length * vector / vector.norm())
     return torch.stack(rows).float()
 
 
@@ -46,7 +50,16 @@ def test_the_sum_is_written_out(lm, common, lacks):
 
 def test_one_word_with_gain_1_is_the_word(toys, common):
     for lm in (lm for name, lm in toys.items() if name != "greek"):
-        assert torch.equal(one_hot(common, common).on(lm), lm.embeddings[lm.word_ids(common)])
+        torch.testing.assert_close(one_hot(common, common).on(lm), lm.embeddings[lm.word_ids(common)])
+
+
+def test_a_gain_is_a_length_in_words(lm, common):
+    """Whether the words' embeddings point the same way or not."""
+    mixture = drawn(common)
+    lengths = mixture.gains * (mixture.weights @ lm.embeddings[lm.word_ids(common)].norm(dim=-1))
+    torch.testing.assert_close(mixture.on(lm).norm(dim=-1), lengths)
+    assert coherence(torch.full((1, 2), 0.5), torch.tensor([[3.0, 0], [-1, 0]])).item() == 0.5
+    assert coherence(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 0], [-1, 4]])).item() == 1
 
 
 @pytest.mark.parametrize("origin", ["bert", "albert"])

@@ -165,7 +165,7 @@ def test_rows_per_relation_give_the_summary_again():
     expected = summarize(together)[columns]
     assert by_method["relation_mean"].tolist() == pytest.approx(expected["relation_mean"].tolist())
     assert by_method["repeats"].tolist() == expected["repeats"].tolist() == [2, 1]
-    assert by_method.index.names == ["method"]
+    assert by_method.index.tolist() == ["first", "second"] and by_method.index.name == "method"
 
 
 def test_rows_per_relation_average_the_seeds():

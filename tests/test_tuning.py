@@ -300,7 +300,7 @@ def test_manual_start_of_a_mixture_leans_on_the_words(lm, capitals, count):
         assert first == ["The", "capital", "of", "is"][vector % 4]
         assert weight == pytest.approx(0.5, abs=0.05)
         assert next_weight < 0.1
-    torch.testing.assert_close(mixture.gains, torch.ones(count))
+    torch.testing.assert_close(mixture.gains, as_tuned(mixture, lm))
 
 
 def test_given_words_start_mixtures_too(toys, capitals):
@@ -316,6 +316,13 @@ def test_random_start_of_a_mixture_is_spread(toys, capitals):
 
 def both(toys):
     return [toys["bert"], toys["roberta"]]
+
+
+def as_tuned(mixture, *lms):
+    """The gains whose vectors are the plain sums of the words, in the mean over LMs."""
+    tables = [lm.embeddings[lm.word_ids(mixture.words)] for lm in lms]
+    return torch.stack([(mixture.weights @ table).norm(dim=-1) / (mixture.weights @ table.norm(dim=-1))
+                        for table in tables]).mean(0)
 
 
 @pytest.mark.parametrize("init", ["random", "manual"])
@@ -347,6 +354,16 @@ def test_an_lm_twice_is_one_lm(toys, capitals):
     assert torch.equal(tune([lm], capitals, **FAST).vectors, tune(lm, capitals, **FAST).vectors)
 
 
+def test_a_mixture_of_several_lms_is_as_loud_as_it_was_under_its_noise(toys, capitals):
+    """Positions and noise in quadrature; that of one LM stays as it is."""
+    for noise in (0.0, 1.0, 2.0):
+        found = tune(both(toys), capitals, **STILL | {"noise": noise}, parameterization="mixture", num_vectors=3)
+        torch.testing.assert_close(found.mixture.gains, (1 + noise**2) ** -0.5 * as_tuned(found.mixture, *both(toys)))
+        torch.testing.assert_close(found.vectors, found.mixture.on(toys["bert"]))
+    alone = tune(toys["bert"], capitals, **STILL | {"noise": 2.0}, parameterization="mixture", num_vectors=3)
+    torch.testing.assert_close(alone.mixture.gains, as_tuned(alone.mixture, toys["bert"]))
+
+
 def test_one_step_goes_down_the_mean_loss_of_both(toys, capitals):
     """By hand, from the same start: the weights are a softmax, and the words' embeddings are each LM's own."""
     lms, task = both(toys), replace(capitals, train=capitals.train[:5], dev=())
@@ -355,7 +372,7 @@ def test_one_step_goes_down_the_mean_loss_of_both(toys, capitals):
     found = tune(lms, task, **options, lr=0.05).mixture
 
     def stepped(chosen):
-        logits, gains = start.weights.log().requires_grad_(), start.gains.clone().requires_grad_()
+        logits, gains = start.weights.log().requires_grad_(), torch.ones(2, requires_grad=True)
         optimizer = torch.optim.AdamW([logits], lr=0.05)
         for lm in chosen:
             vectors = gains[:, None] * (logits.softmax(-1) @ lm.embeddings[lm.word_ids(start.words)])
@@ -365,7 +382,7 @@ def test_one_step_goes_down_the_mean_loss_of_both(toys, capitals):
 
     weights, slope = stepped(lms)
     torch.testing.assert_close(found.weights, weights, atol=1e-6, rtol=1e-3)
-    assert torch.equal((found.gains - start.gains).sign(), -slope.sign())
+    assert torch.equal((found.gains / as_tuned(found, *lms) - 1).sign(), -slope.sign())
     for one in lms:  # neither of them alone says the same
         assert not torch.allclose(stepped([one])[0], weights, atol=1e-6, rtol=1e-2)
 
