@@ -54,8 +54,9 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
 
     Each run has a folder ``out/<hash>`` with the executed notebook, what it wrote to its parameter ``out``, and
     ``metrics.json``, or ``error.json`` if it failed. A failed run does not stop the others; it is tried again at
-    the next call. A run whose worker process dies is started again, three times in all. A script calls this under
-    ``if __name__ == "__main__":``, because local workers import the script too.
+    the next call. A run whose worker process dies is started again, three times in all. A run that another call is
+    at is waited for. A script calls this under ``if __name__ == "__main__":``, because local workers import the
+    script too.
 
     Args:
         notebook: with a ``parameters`` cell.
@@ -81,7 +82,11 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
     done: list[str] = []
     failed: dict[str, str] = {}
     if left:
-        common = prepare(notebook, out)
+        try:
+            common = prepare(notebook, out)
+        except OSError as error:
+            raise SweepError(f"nothing can be written to {out} ({error}); what is done there is kept: the same call "
+                             "goes on from there when something can") from None
         with client_of(scheduler, workers) as client:
             if progress:
                 print(f"dashboard: {client.dashboard_link}", flush=True)
