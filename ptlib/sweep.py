@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
         grid: a grid file, or its content; see ``grids.expand``.
         out: folder of the sweep; seen by all workers under the same name.
         scheduler: ``"local"`` for processes on this machine, or the address of a Dask scheduler, whose workers should
-            have one thread each, and the resource GPU=1 where each has one of its own.
+            have one thread each, a --death-timeout, without which one that does not find its scheduler stays for ever,
+            and the resource GPU=1 where each has one of its own.
         workers: how many local processes; by default one a GPU, without any one a core.
         fresh: forget the finished runs of this grid and the tuned prompts in ``out``.
         progress: show a bar, and print the address of Dask's dashboard.
@@ -111,11 +113,12 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
     run_of = {future.key: run for future, run in zip(futures, runs, strict=True)}
     completed = as_completed(futures)
     del futures
+    lost = SweepError(f"the scheduler has lost the runs, or was stopped; what is done is kept in {common.out}: the "
+                      "same call goes on from there")
     for future in completed:
         run = run_of.pop(future.key)
         if future.status in ("cancelled", "lost"):
-            raise SweepError(f"the scheduler has lost the runs, or was stopped; what is done is kept in {common.out}: "
-                             "the same call goes on from there")
+            raise lost
         if future.status == "error" and isinstance(future.exception(), KilledWorker):
             # The scheduler suspects every run that a dying worker had been given, begun or not. Which ones really kill
             # their worker is counted by the runs themselves, and ends there.
@@ -123,7 +126,10 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
             run_of[again.key] = run
             completed.add(again)
             continue
-        outcome = future.result() if future.status == "finished" else Outcome(run[0], repr(future.exception()))
+        try:
+            outcome = future.result() if future.status == "finished" else Outcome(run[0], repr(future.exception()))
+        except (OSError, CancelledError):  # it went while it was asked
+            raise lost from None
         future.release()  # or the scheduler would have it again if the worker that holds it dies
         if outcome.disk_full:
             raise SweepError(f"a disk is full ({outcome.error}); what is done is kept in {common.out}: free some "

@@ -189,7 +189,7 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
-def wait_for(ready, seconds: float = 60):
+def wait_for(ready, seconds: float = 120):
     end = time.monotonic() + seconds
     while not (found := ready()):
         assert time.monotonic() < end, "waited in vain"
@@ -234,7 +234,8 @@ def cluster(started, tmp_path):
         wait_for(file.exists)
         address = json.loads(file.read_text())["address"]
         workers = [started("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard",
-                           "--local-directory", str(tmp_path), *options, **quiet) for _ in range(2)]
+                           "--local-directory", str(tmp_path), "--death-timeout", "60", *options, **quiet)
+                   for _ in range(2)]
         return Cluster(address, scheduler, workers)
 
     return start

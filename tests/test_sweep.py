@@ -485,6 +485,13 @@ def test_a_failed_run_is_not_repeated_in_the_same_sweep(common, monkeypatch):
     assert len(calls) == 2
 
 
+def test_a_run_removes_what_a_killed_one_has_left(common, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda *_: ({"results": {}, "seconds": 1.0}, None))
+    write_text(common.out / "name" / ".tiny.0123456789ab.partial.ipynb", "{")
+    assert run_one(("name", {"x": 1}), common) == Outcome("name")
+    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS]
+
+
 def test_a_kernel_that_dies_is_a_failed_run(common, notebook):
     [parameters] = expand({"rows": [{"what": "die"}]}, notebook)
     outcome = run_one(("name", parameters), common)
