@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["remove_partial", "replacing", "write_text"]
 
 
 @contextmanager
@@ -29,3 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed have left there; for a folder in which nobody else is writing."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink()

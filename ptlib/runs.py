@@ -31,7 +31,8 @@ from papermill.log import logger
 
 import ptlib
 
-from .files import replacing, write_text
+from .claims import Others, claimed
+from .files import remove_partial, replacing, write_text
 from .grids import OUT
 from .record import RESULTS
 from .store import STORE
@@ -92,40 +93,51 @@ def finished(out: Path, names: Mapping[str, Any]) -> set[str]:
 def run_one(run: tuple[str, dict[str, Any]], sweep: Sweep) -> Outcome:
     """Run the notebook once; whatever goes wrong is recorded, not raised.
 
+    A run that another process is at is waited for: a worker goes on for half a minute when its scheduler has died, and
+    somebody may start the same sweep twice.
+
     Args:
         run: its name and parameters.
         sweep: what it has in common with the others.
     """
     name, parameters = run
     folder = sweep.out / name
+    metrics, others = folder / METRICS, Others()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # The worker may have died after its work, before it could tell.
-        if (folder / METRICS).exists():
-            return Outcome(name)
-        if (folder / ERROR).exists():
-            last = json.loads((folder / ERROR).read_text(encoding="utf-8"))
-            if last["sweep"] == sweep.id:
-                return outcome_of(name, last["error"])
-        about = {"run": name, "sweep": sweep.id, "notebook": sweep.name, "notebook_digest": sweep.digest,
-                 "parameters": parameters, "git": sweep.git, "versions": versions(), "host": platform.node(),
-                 "started": datetime.now(UTC).isoformat(timespec="seconds")}
-        if starts(folder / STARTS, sweep.id) > MAX_STARTS:
-            message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in "
-                       "compiled code")
-            error = {"type": "KilledWorker", "message": message, "traceback": ""}
-            measured = {}
-        else:
-            measured, error = execute(folder, parameters, sweep)
-        if error:
-            write_text(folder / ERROR, json.dumps({**about, **measured, "error": error}, indent=1))
-        else:
-            (folder / ERROR).unlink(missing_ok=True)
-            write_text(folder / METRICS, json.dumps({**about, **measured}, indent=1))
-        (folder / STARTS).unlink(missing_ok=True)
+        while not metrics.exists():
+            with claimed({name: metrics}) as mine:
+                if mine:
+                    return outcome_of(name, attempt(name, folder, parameters, sweep))
+            others.wait([metrics])
+        return Outcome(name)
     except Exception as problem:  # of the sweep's own files: no reason for the other runs to stop
-        error = {"type": type(problem).__name__, "message": str(problem)}
-    return outcome_of(name, error)
+        return outcome_of(name, {"type": type(problem).__name__, "message": str(problem)})
+
+
+def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -> dict[str, str] | None:
+    """Run the notebook and write down what comes out; its error, or that of an earlier attempt in this sweep."""
+    if (folder / ERROR).exists():
+        # The worker may have died after its work, before it could tell.
+        last = json.loads((folder / ERROR).read_text(encoding="utf-8"))
+        if last["sweep"] == sweep.id:
+            return last["error"]
+    remove_partial(folder)
+    about = {"run": name, "sweep": sweep.id, "notebook": sweep.name, "notebook_digest": sweep.digest,
+             "parameters": parameters, "git": sweep.git, "versions": versions(), "host": platform.node(),
+             "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    if starts(folder / STARTS, sweep.id) > MAX_STARTS:
+        message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in compiled "
+                   "code")
+        measured, error = {}, {"type": "KilledWorker", "message": message, "traceback": ""}
+    else:
+        measured, error = execute(folder, parameters, sweep)
+    if error:
+        write_text(folder / ERROR, json.dumps({**about, **measured, "error": error}, indent=1))
+    else:
+        (folder / ERROR).unlink(missing_ok=True)
+        write_text(folder / METRICS, json.dumps({**about, **measured}, indent=1))
+    (folder / STARTS).unlink(missing_ok=True)
+    return error
 
 
 def outcome_of(run: str, error: Mapping[str, str] | None) -> Outcome:

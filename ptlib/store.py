@@ -1,9 +1,7 @@
 """Tuned prompts in a folder that runs share, on one machine or on several: each is tuned once.
 
-A prompt's file is named by what it depends on. Who wants a prompt that is not there claims it with a file beside it;
-whoever comes second waits for the first. A claim is touched while its owner lives, so that one that stays untouched is
-a dead process's and is taken over. If two take it over at once, both tune the same prompt, and the last one's file,
-with the same content, stays.
+A prompt's file is named by what it depends on. Who wants a prompt that is not there claims it; whoever comes second
+waits for the first.
 """
 
 from __future__ import annotations
@@ -12,16 +10,14 @@ import hashlib
 import inspect
 import json
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import ptlib
 
+from .claims import Others, claimed
 from .lm import LanguageModel
 from .prompts import Prompt
 from .tasks import Task
@@ -30,7 +26,6 @@ from .tuning import tune_many
 __all__ = ["STORE", "tuned"]
 
 STORE = "PTLIB_STORE"  # the environment's name for the folder; a sweep sets it for its runs
-TOUCH, STALE, POLL = 5.0, 60.0, 0.2  # seconds
 
 
 def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, folder: str | Path | None = None,
@@ -60,7 +55,7 @@ def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *,
     by_name = {task.name: task for task in tasks}
     paths = {(one, name): Path(folder) / f"{prompt_key(task, one, settings.arguments)}.safetensors"
              for one in seeds for name, task in by_name.items()}
-    untouched = Untouched()
+    others = Others()
     while missing := {which: path for which, path in paths.items() if not path.exists()}:
         with claimed(missing) as mine:
             for of_seeds, names in batches(mine):
@@ -68,9 +63,7 @@ def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *,
                 for which, prompt in new.items():
                     prompt.save(mine[which])
         if not mine:
-            for path in missing.values():
-                untouched.release(claim_of(path))
-            time.sleep(POLL)
+            others.wait(missing.values())
     return {name if isinstance(seed, Integral) else (one, name): Prompt.load(path)
             for (one, name), path in paths.items()}
 
@@ -95,64 +88,3 @@ def batches(which: Iterable[tuple[int, str]]) -> list[tuple[list[int], list[str]
     for seed, names in tasks_of.items():
         seeds_of.setdefault(tuple(names), []).append(seed)
     return [(seeds, list(names)) for names, seeds in seeds_of.items()]
-
-
-# --- claims -------------------------------------------------------------------------------------
-
-
-def claim_of(path: Path) -> Path:
-    return path.with_suffix(".claim")
-
-
-@contextmanager
-def claimed(wanted: Mapping[Any, Path]) -> Iterator[dict[Any, Path]]:
-    """Those of the ``wanted`` files that are this process's to make, as long as it is inside."""
-    mine = {which: path for which, path in wanted.items() if claim(claim_of(path))}
-    claims = [claim_of(path) for path in mine.values()]
-    done = Event()
-    alive = Thread(target=keep_touching, args=(claims, done), daemon=True)
-    alive.start()
-    try:
-        # Between the look and the claim, the last owner may have finished.
-        yield {which: path for which, path in mine.items() if not path.exists()}
-    finally:
-        done.set()
-        alive.join()
-        for path in claims:
-            path.unlink(missing_ok=True)
-
-
-def claim(path: Path) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def keep_touching(claims: Sequence[Path], done: Event) -> None:
-    while not done.wait(TOUCH):
-        for path in claims:
-            # Taken over by one that thought this process dead: both go on, and save the same.
-            with suppress(FileNotFoundError):
-                os.utime(path)
-
-
-class Untouched:
-    """Since when others' claims are untouched, by this process's clock: machines' clocks may differ."""
-
-    def __init__(self):
-        self._seen: dict[Path, tuple[int, float]] = {}
-
-    def release(self, path: Path) -> None:
-        """Remove the claim if it has been untouched for too long: its owner is dead."""
-        now = time.monotonic()
-        try:
-            touched = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return
-        if self._seen.get(path, (None,))[0] != touched:
-            self._seen[path] = touched, now
-        elif now - self._seen[path][1] > STALE:
-            path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,17 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
 
     Each run has a folder ``out/<hash>`` with the executed notebook, what it wrote to its parameter ``out``, and
     ``metrics.json``, or ``error.json`` if it failed. A failed run does not stop the others; it is tried again at
-    the next call. A run whose worker process dies is started again, three times in all. A script calls this under
-    ``if __name__ == "__main__":``, because local workers import the script too.
+    the next call. A run whose worker process dies is started again, three times in all. A run that another call is
+    at is waited for. A script calls this under ``if __name__ == "__main__":``, because local workers import the
+    script too.
 
     Args:
         notebook: with a ``parameters`` cell.
         grid: a grid file, or its content; see ``grids.expand``.
         out: folder of the sweep; seen by all workers under the same name.
         scheduler: ``"local"`` for processes on this machine, or the address of a Dask scheduler, whose workers should
-            have one thread each, and the resource GPU=1 where each has one of its own.
+            have one thread each, a --death-timeout, without which one that does not find its scheduler stays for ever,
+            and the resource GPU=1 where each has one of its own.
         workers: how many local processes; by default one a GPU, without any one a core.
         fresh: forget the finished runs of this grid and the tuned prompts in ``out``.
         progress: show a bar, and print the address of Dask's dashboard.
@@ -82,7 +85,11 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
     done: list[str] = []
     failed: dict[str, str] = {}
     if left:
-        common = prepare(notebook, out)
+        try:
+            common = prepare(notebook, out)
+        except OSError as error:
+            raise SweepError(f"nothing can be written to {out} ({error}); what is done there is kept: the same call "
+                             "goes on from there when something can") from None
         with client_of(scheduler, workers) as client:
             if progress:
                 print(f"dashboard: {client.dashboard_link}", flush=True)
@@ -107,11 +114,12 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
     run_of = {future.key: run for future, run in zip(futures, runs, strict=True)}
     completed = as_completed(futures)
     del futures
+    lost = SweepError(f"the scheduler has lost the runs, or was stopped; what is done is kept in {common.out}: the "
+                      "same call goes on from there")
     for future in completed:
         run = run_of.pop(future.key)
         if future.status in ("cancelled", "lost"):
-            raise SweepError(f"the scheduler has lost the runs, or was stopped; what is done is kept in {common.out}: "
-                             "the same call goes on from there")
+            raise lost
         if future.status == "error" and isinstance(future.exception(), KilledWorker):
             # The scheduler suspects every run that a dying worker had been given, begun or not. Which ones really kill
             # their worker is counted by the runs themselves, and ends there.
@@ -119,7 +127,10 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
             run_of[again.key] = run
             completed.add(again)
             continue
-        outcome = future.result() if future.status == "finished" else Outcome(run[0], repr(future.exception()))
+        try:
+            outcome = future.result() if future.status == "finished" else Outcome(run[0], repr(future.exception()))
+        except (OSError, CancelledError):  # it went while it was asked
+            raise lost from None
         future.release()  # or the scheduler would have it again if the worker that holds it dies
         if outcome.disk_full:
             raise SweepError(f"a disk is full ({outcome.error}); what is done is kept in {common.out}: free some "

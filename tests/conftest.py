@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
+import nbformat
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -171,3 +175,80 @@ def facts_file(tmp_path_factory) -> Path:
     pairs = [*CAPITALS.items(), ("Chile", "Lima")]
     path.write_text("".join(json.dumps({"sub_label": s, "obj_label": o}) + "\n" for s, o in pairs), encoding="utf-8")
     return path
+
+
+# --- sweeps -------------------------------------------------------------------------------------
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    """The second cell holds the parameters."""
+    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content.cells[1].metadata["tags"] = ["parameters"]
+    nbformat.write(content, path)
+    return path
+
+
+def wait_for(ready, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def started():
+    """Starts processes, and ends those that are left."""
+    processes = []
+
+    def start(*command: str, **options) -> subprocess.Popen:
+        processes.append(subprocess.Popen([sys.executable, *command], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                          text=True, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Processes as a user starts them, and the scheduler's address."""
+
+    address: str
+    scheduler: subprocess.Popen
+    workers: list[subprocess.Popen]
+
+
+@pytest.fixture
+def cluster(started, tmp_path):
+    """Starts a scheduler and two workers."""
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+
+    def start(*options: str) -> Cluster:
+        file = tmp_path / f"{uuid4().hex}.json"
+        scheduler = started("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
+                            "--no-dashboard", "--scheduler-file", str(file), **quiet)
+        wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        workers = [started("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard",
+                           "--local-directory", str(tmp_path), "--death-timeout", "60", *options, **quiet)
+                   for _ in range(2)]
+        return Cluster(address, scheduler, workers)
+
+    return start
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True,
+                             text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -17,11 +17,11 @@ import dask
 import nbformat
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_for, write_notebook
 from distributed import Client, LocalCluster
 
 import ptlib
-from ptlib import SweepError, runs, store
+from ptlib import SweepError, claims, runs, store
 from ptlib import sweep as engine
 from ptlib.files import replacing, write_text
 from ptlib.grids import expand, read_grid, read_notebook, run_name
@@ -66,15 +66,6 @@ if what == "record":
 """
 
 
-def write_notebook(path: Path, *cells: str) -> Path:
-    """The second cell holds the parameters."""
-    content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells])
-    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content.cells[1].metadata["tags"] = ["parameters"]
-    nbformat.write(content, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     return write_notebook(tmp_path_factory.mktemp("notebook") / "tiny.ipynb", "from typing import Optional", PARAMETERS,
@@ -84,14 +75,6 @@ def path(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def notebook(path):
     return read_notebook(path)
-
-
-def wait_for(ready, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return found
 
 
 # --- grids --------------------------------------------------------------------------------------
@@ -323,45 +306,28 @@ def test_collect_is_the_finished_runs(swept):
     assert pd.read_csv(out / "table.csv")["y"].equals(table["y"])
 
 
-def test_fresh_forgets_the_finished_runs_of_the_grid(notebook, tmp_path):
-    of_grid, other = tmp_path / run_name({"x": 1}, notebook), tmp_path / "0123456789abcdef"
-    for folder in (of_grid, other):
-        write_text(folder / METRICS, "{}")
-    assert finished(tmp_path, {of_grid.name: {}}) == {of_grid.name}
-    engine.forget(tmp_path, {of_grid.name: {}})
-    assert not finished(tmp_path, {of_grid.name: {}})
-    assert finished(tmp_path, {other.name: {}})
+def test_fresh_runs_again_what_is_finished(path, notebook, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text("rows: [{what: nothing}]")
+    [parameters] = expand(read_grid(tmp_path / "grid.yaml"), notebook)
+    out, prompt = tmp_path / "out", tmp_path / "out" / "prompts" / "a.safetensors"
+    of_grid, other = out / run_name(parameters, notebook) / METRICS, out / "0123456789abcdef" / METRICS
+    for file in (of_grid, other, prompt):
+        write_text(file, "{}")
+    command = [str(path), "--grid", str(tmp_path / "grid.yaml"), "--out", str(out), "--workers", "1"]
+    assert main(command) == 0
+    assert "0 runs done, 1 were done before" in capsys.readouterr().out
+    assert main([*command, "--fresh"]) == 0
+    assert "1 runs done, 0 were done before" in capsys.readouterr().out
+    assert json.loads(of_grid.read_text())["parameters"] == parameters
+    assert other.read_text() == "{}"
+    assert not prompt.exists()
 
 
 # --- other processes ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def started():
-    """Starts processes, and ends those that are left."""
-    processes = []
-
-    def start(*command: str, **options) -> subprocess.Popen:
-        processes.append(subprocess.Popen([sys.executable, *command], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                                          text=True, **options))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def test_two_workers_of_a_scheduler_one_of_which_is_killed(path, tmp_path, started, capsys):
-    address = tmp_path / "scheduler.json"
-    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    started("-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-            "--scheduler-file", str(address), **quiet)
-    wait_for(address.exists)
-    at = json.loads(address.read_text())["address"]
-    for _ in range(2):
-        started("-m", "distributed.cli.dask_worker", at, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-                "--local-directory", str(tmp_path), **quiet)
+def test_two_workers_of_a_scheduler_one_of_which_is_killed(path, tmp_path, cluster, capsys):
+    at = cluster("--no-nanny").address
     grid = {"cross": {"what": ["wait"], "x": [1, 2, 3, 4], "folder": [str(tmp_path)]}}
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
     with ThreadPoolExecutor() as pool:
@@ -520,6 +486,13 @@ def test_a_failed_run_is_not_repeated_in_the_same_sweep(common, monkeypatch):
     assert len(calls) == 2
 
 
+def test_a_run_removes_what_a_killed_one_has_left(common, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda *_: ({"results": {}, "seconds": 1.0}, None))
+    write_text(common.out / "name" / ".tiny.0123456789ab.partial.ipynb", "{")
+    assert run_one(("name", {"x": 1}), common) == Outcome("name")
+    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS]
+
+
 def test_a_kernel_that_dies_is_a_failed_run(common, notebook):
     [parameters] = expand({"rows": [{"what": "die"}]}, notebook)
     outcome = run_one(("name", parameters), common)
@@ -630,7 +603,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(toys, capitals, tmp_path, mon
     tuned(toys["bert"], [capitals], **options)
     [path] = tmp_path.iterdir()
     path.rename(path.with_suffix(".claim"))
-    monkeypatch.setattr(store, "STALE", 0.5)
+    monkeypatch.setattr(claims, "STALE", 0.5)
     began = time.monotonic()
     tuned(toys["bert"], [capitals], **options)
     assert time.monotonic() - began > 0.5
