@@ -231,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="folder of the sweep, such as runs/NAME")
     parser.add_argument("--scheduler", default="local", help="local, or the address of a Dask scheduler")
     parser.add_argument("--workers", type=int, help="local processes; by default one a GPU or a core")
-    parser.add_argument("--fresh", action="store_true", help="run again what is finished")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="skip what is finished (the default)")
+    again.add_argument("--fresh", action="store_true", help="run again what is finished")
     parser.add_argument("--collect", metavar="RUNS", help="write one table of all finished runs in this folder")
     options = parser.parse_args(arguments)
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is a SweepError

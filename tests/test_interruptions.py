@@ -14,7 +14,8 @@ from conftest import Cluster, wait_for, write_notebook
 from distributed import Client, Future
 
 from ptlib.record import RESULTS
-from ptlib.runs import METRICS, collect
+from ptlib.report import collect
+from ptlib.runs import METRICS
 from ptlib.sweep import main
 
 PARAMETERS = """

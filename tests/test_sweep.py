@@ -377,8 +377,9 @@ def test_the_command_says_what_is_wrong(path, tmp_path, capsys):
     assert main([*arguments, "--scheduler", "tcp://127.0.0.1:9", "--workers", "2"]) == 2
     assert main(["--collect", str(tmp_path)]) == 2
     assert "no run in" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([str(path)])
+    for nonsense in ([str(path)], [*arguments, "--resume", "--fresh"]):
+        with pytest.raises(SystemExit):
+            main(nonsense)
 
 
 def test_the_command_says_how_many_failed_and_where_to_look(path, tmp_path, monkeypatch, capsys):
