@@ -1,4 +1,5 @@
-"""Workers as SLURM jobs, through dask-jobqueue (pip install dask-jobqueue). Not tried here: there was no SLURM.
+"""Workers as SLURM jobs, through dask-jobqueue (pip install dask-jobqueue). Tried on a SLURM of one node without GPUs,
+where the lines about them were left out.
 
 The jobs need the same folders and packages under the same paths. A job that reaches its time limit takes the run that
 it was at with it; another job does that run again. Adapt partition, time and memory, then from the login node:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Workers on other machines, reached by SSH. Not tried here: there was one machine.
+# Workers on other machines, reached by SSH. Tried with one machine under two names.
 # They need the same folders and packages under the same paths (a shared file system), and SSH without a password.
 # Usage: notebooks/sweeps/ssh.sh "host1 host2" notebooks/05_baselines.ipynb --grid notebooks/sweeps/grid.yaml --out runs/NAME
 set -euo pipefail
