@@ -93,6 +93,11 @@ class LanguageModel:
         return self.embeddings.mean().item(), self.embeddings.std().item()
 
     @cached_property
+    def mean_length(self) -> float:
+        """Mean Euclidean length of an embedding."""
+        return self.embeddings.norm(dim=-1).mean().item()
+
+    @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
         """Ids that the tokenizer puts before and after a text ([CLS] and [SEP], say)."""
         bare = self.tokenize("a")

@@ -6,33 +6,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .errors import PromptMismatchError
 from .lm import LanguageModel
 
-__all__ = ["Mixture", "coherence"]
-
-
-def coherence(weights: Tensor, table: Tensor) -> Tensor:
-    """c_i = ‖Σ_w W_iw e_w‖ / Σ_w W_iw ‖e_w‖: how far words point the same way, from 0 (they cancel) to 1 (one word).
-
-    Args:
-        weights: (m, k), with rows that sum to 1.
-        table: (k, d) embeddings of the words in one LM.
-
-    Returns:
-        (m,).
-    """
-    return (weights @ table).norm(dim=-1) / (weights @ table.norm(dim=-1))
+__all__ = ["Mixture"]
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """m mixtures of words with a gain each: v_i = g_i / c_i · Σ_w W_iw e_w, with e_w the embedding of w in any LM.
+    """m mixtures of words with a gain each: v_i = g_i s u_i / ‖u_i‖ with u_i = Σ_w W_iw e_w, in any LM.
 
-    The same words point the same way more in one LM than in another; divided by their ``coherence`` c_i, a vector of
-    gain 1 is as long as its words are on average, in every LM. One of a single word is that word, as it stands in a
-    text.
+    e_w are the LM's embeddings of the words and s is the mean length of its embeddings. The same words point the same
+    way more in one LM than in another, so that their sums differ in length; a gain of 1 is as long as a word is on
+    average, in every LM.
 
     Attributes:
         words: k of them.
@@ -66,9 +54,8 @@ class Mixture:
                                       f"({', '.join(self.leading(vector))}); expected words that both models know: "
                                       "tune it on several models, whose common words it then takes")
         table = lm.embeddings[[ids[w] for w in known]]
-        shares = weights / left
-        lengths = self.gains.to(lm.device) / coherence(shares, table)
-        return lengths.unsqueeze(-1) * (shares @ table)
+        lengths = self.gains.to(lm.device) * lm.mean_length
+        return lengths.unsqueeze(-1) * normalize(weights / left @ table, dim=-1)
 
     def lacking(self, lm: LanguageModel) -> dict[str, float]:
         """{word that ``lm`` does not know: its mean weight over the vectors}, the heaviest first."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .anchors import shared_anchors
 from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
-from .mixtures import Mixture, coherence
+from .mixtures import Mixture
 from .prompts import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from .tasks import Example, Task
 from .templates import Template
@@ -104,7 +104,7 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
         meta = {**about, "seed": one, "train": len(run.train[0].layouts), "dev": len(run.dev[0].layouts),
                 "dev_p_at_1": run.best[0], "forwards": run.forwards, "backwards": run.backwards}
         which = name if isinstance(seed, Integral) else (one, name)
-        found[which] = _finished(lms[0], run, words, tables, template, name, meta)
+        found[which] = _finished(lms, run, words, tables, template, name, meta)
     return found
 
 
@@ -121,15 +121,16 @@ def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, temp
                   {"method": "untuned", "init": init if isinstance(init, str) else "words", "seed": seed})
 
 
-def _finished(lm: LanguageModel, run: Run, words: tuple[str, ...] | None, tables: Sequence[Tensor | None],
+def _finished(lms: Sequence[LanguageModel], run: Run, words: tuple[str, ...] | None, tables: Sequence[Tensor | None],
               template: str, task: str, meta: dict) -> Prompt:
+    lm, vectors = lms[0], [run.prompt.on(table).detach().cpu() for table in tables]
     if words is None:
-        return Prompt(run.prompt.vectors.detach().cpu(), template, lm.name, lm.fingerprint, task, meta)
-    weights = run.prompt.logits.detach().softmax(-1)
-    gains = run.prompt.gains.detach() * torch.stack([coherence(weights, table) for table in tables]).mean(0)
-    if len(tables) > 1:
+        return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, meta)
+    lengths = torch.stack([own.norm(dim=-1) / one.mean_length for own, one in zip(vectors, lms, strict=True)])
+    gains = run.prompt.gains.detach().cpu().sign() * lengths.mean(0)
+    if len(lms) > 1:
         gains = gains / math.hypot(1, meta["noise"])
-    mixture = Mixture(words, weights.cpu(), gains.cpu())
+    mixture = Mixture(words, run.prompt.logits.detach().softmax(-1).cpu(), gains)
     return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, meta, mixture)
 
 
