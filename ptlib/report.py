@@ -55,7 +55,8 @@ def read_results(out: str | Path) -> Results:
         SweepError: no run has finished there.
     """
     out = Path(out)
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{METRICS}"))]
+    paths = sorted(out.glob(f"*/{METRICS}"))
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in progress_bar(paths, desc="reading runs")]
     if not rows:
         raise SweepError(f"no run in {out} has finished; expected a folder that a sweep wrote, with */{METRICS}")
     parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
