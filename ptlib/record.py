@@ -39,11 +39,12 @@ def record(**results) -> None:
 
 def plain(name: str, value):
     """``value`` as JSON has it; a DataFrame as a list of rows."""
+    given = type(value).__name__
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("records")
     value = value.tolist() if hasattr(value, "tolist") else value
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
-        raise SweepError(f"record({name}=...) was given a {type(value).__name__} that is not plain data ({error}); "
+        raise SweepError(f"record({name}=...) was given a {given} that is not plain data ({error}); "
                          "expected numbers, strings, lists and dictionaries, or a DataFrame of them") from None
