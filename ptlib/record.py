@@ -41,7 +41,7 @@ def plain(name: str, value):
     """``value`` as JSON has it; a DataFrame as a list of rows."""
     given = type(value).__name__
     if isinstance(value, pd.DataFrame):
-        value = value.to_dict("records")
+        value = value.astype(object).where(value.notna(), None).to_dict("records")  # JSON has no NaN
     value = value.tolist() if hasattr(value, "tolist") else value
     try:
         return json.loads(json.dumps(value))
