@@ -18,7 +18,7 @@ $(DEMO)/report.html: notebooks/05_baselines.ipynb notebooks/11_report.ipynb note
 
 # make report RUNS=runs/NAME WITH="-p by method": any sweep's page, with parameters of 11_report.
 report: $(INSTALLED)
-	$(call render,$(RUNS),$(WITH))
+	$(call render,$(or $(RUNS),$(error RUNS is not given; expected the folder of a sweep: make report RUNS=runs/NAME)),$(WITH))
 	@echo "Report: file://$(CURDIR)/$(RUNS)/report.html"
 
 # Under another name first, so that the page exists only where its notebook ran through.

@@ -47,6 +47,14 @@ class Results:
     failed: pd.DataFrame
     unfinished: tuple[str, ...]
 
+    def save(self, out: str | Path) -> None:
+        """Write ``runs`` as ``table.parquet`` and ``table.csv``, and each of ``tables`` likewise under its name."""
+        for name, table in {**self.tables, "table": self.runs}.items():
+            with replacing(Path(out) / f"{name}.parquet") as unfinished:
+                table.to_parquet(unfinished, index=False)
+            with replacing(Path(out) / f"{name}.csv") as unfinished:
+                table.to_csv(unfinished, index=False)
+
 
 def read_results(out: str | Path) -> Results:
     """Read the runs of a sweep, or of several with the same folder.
@@ -86,11 +94,7 @@ def collect(out: str | Path) -> pd.DataFrame:
         SweepError: no run has finished there.
     """
     results = read_results(out)
-    for name, table in {**results.tables, "table": results.runs}.items():
-        with replacing(Path(out) / f"{name}.parquet") as unfinished:
-            table.to_parquet(unfinished, index=False)
-        with replacing(Path(out) / f"{name}.csv") as unfinished:
-            table.to_csv(unfinished, index=False)
+    results.save(out)
     return results.runs
 
 
