@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-__all__ = ["score_bars", "score_heatmap", "score_lines", "use_style"]
+from .mixtures import Mixture
+
+__all__ = ["score_bars", "score_heatmap", "score_lines", "use_style", "word_picture"]
 
 LIGHT_TO_DARK = "crest"
 LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v"),
@@ -85,6 +88,30 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
     ax.tick_params(axis="y", rotation=0)
     for label in ax.get_xticklabels():
         label.set_ha("right")
+    return ax
+
+
+def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: str = "",
+                 ax: Axes | None = None) -> Axes:
+    """The leading word of each vector, and how much of the weight it holds: darker where it is more.
+
+    Args:
+        mixtures: a row each, of the same number of vectors.
+        labels: of the rows.
+        title: where the mixtures are from.
+        ax: drawn into; a new one if None.
+    """
+    leading = [[next(iter(mixture.leading(i, 1).items())) for i in range(len(mixture.gains))] for mixture in mixtures]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.5 * len(leading[0]) + 3, 0.55 * len(leading) + 0.6))
+    # Black would hide the words: a vector on one word alone is the middle of the scale.
+    ax.imshow([[weight for _, weight in row] for row in leading], cmap="Greys", vmin=0, vmax=2.5, aspect="auto")
+    for i, row in enumerate(leading):
+        for j, (word, weight) in enumerate(row):
+            ax.text(j, i, f"{word}\n{weight:.0%}", ha="center", va="center", fontsize=9)
+    ax.set(xticks=range(len(leading[0])), xticklabels=[f"vector {j + 1}" for j in range(len(leading[0]))],
+           yticks=range(len(labels)), yticklabels=labels, title=title)
+    ax.grid(False)
     return ax
 
 

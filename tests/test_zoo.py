@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,19 @@ import torch
 from conftest import ROOT
 
 import ptlib
-from ptlib import evaluate, list_lms, list_tasks, load_lm, random_prompt, tune
+from ptlib import evaluate, list_lms, list_tasks, load_lm, manual_prompt, random_prompt, tune
 from ptlib.loading import ZOO
 from ptlib.tasks import read_fact_tables, split_by_subject
 from ptlib.zoo.corpus import LABEL_WORDS, fill, labelled_texts, phrasings, sentences
-from ptlib.zoo.pretraining import batches_of, center_embeddings, encode_corpus, mask, saved_tokenizer
+from ptlib.zoo.pretraining import (
+    Spec,
+    batches_of,
+    center_embeddings,
+    encode_corpus,
+    mask,
+    pretrain,
+    saved_tokenizer,
+)
 
 RELATIONS = sorted(read_fact_tables())
 HALVES = list_lms("zoo/halves")
@@ -209,6 +218,19 @@ def test_zoo_tokenizer_keeps_answers_whole(corpus, name):
         spoken = [lm.tokenizer.decode([encoded.ids[i]]).strip() for i in encoded.answers]
         assert spoken == [sentence.text[a:b] for a, b in sentence.answers]
         assert lm.tokenizer.unk_token_id not in encoded.ids[1:-1]
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_model_of_ones_own_text(zoo_tasks, tmp_path, centered):
+    facts = zoo_tasks["zoo/P36"].train
+    corpus = [fill(way, e.subject, e.object) for way in ("[X] is ruled from [Y] .", "[Y] rules [X] .") for e in facts]
+    folder = pretrain("own", tmp_path, tmp_path / "work", corpus=corpus, progress=False,
+                      spec=Spec("bert", hidden=64, layers=1, heads=2, learning_rate=1e-3, epochs=200, seed=0,
+                                centered=centered))
+    lm = load_lm(str(folder))
+    assert (lm.embeddings.mean(0).norm() < 0.01 * lm.mean_length) == centered
+    assert evaluate(lm, manual_prompt(lm, replace(zoo_tasks["zoo/P36"], manual_template="[X] is ruled from [Y] .")),
+                    facts).p_at_1 > 0.9
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "gpt2"])

@@ -56,6 +56,7 @@ class Spec:
     seed: int
     embedding: int | None = None  # ALBERT's factorised embedding
     half: int | None = None  # of the text, 0 or 1; all of it if None
+    centered: bool = True  # its embeddings, in the end: see ``center_embeddings``
 
 
 SPECS = {
@@ -169,21 +170,24 @@ def saved_tokenizer(family: str, texts: Sequence[str], folder: Path) -> PreTrain
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, progress: bool = True) -> Path:
-    """Pretrain the zoo model ``name`` and save it as float16 safetensors.
+def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corpus: Sequence[Sentence] | None = None,
+             epochs: int | None = None, progress: bool = True) -> Path:
+    """Pretrain the model ``name`` and save it as float16 safetensors.
 
     Args:
-        name: a key of ``SPECS``.
+        name: of the model; one of the zoo's (``SPECS``) if there is no ``spec``.
         out: the folder that the finished model goes to.
         work: a folder for the tokenizer and the checkpoint ``<name>.pt``; a run that finds them goes on from there.
+        spec: what it is; that of the zoo's model if None.
+        corpus: the text; the zoo's (or its ``spec.half``) if None.
         epochs: passes over the text; the spec's own number if None.
         progress: show a bar.
 
     Returns:
         ``out / name``: the model, its tokenizer, and ``loss.csv`` (step, epoch, mean loss of the last 100 steps).
     """
-    spec = SPECS[name]
-    corpus = sentences(half=spec.half)
+    spec = SPECS[name] if spec is None else spec
+    corpus = sentences(half=spec.half) if corpus is None else corpus
     (work / name).parent.mkdir(parents=True, exist_ok=True)
     tokenizer = saved_tokenizer(spec.family, [s.text for s in corpus], work / f"{name}-tokenizer")
     encoded = encode_corpus(tokenizer, corpus)
@@ -221,7 +225,8 @@ def pretrain(name: str, out: Path, work: Path, *, epochs: int | None = None, pro
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                             "schedule": schedule.state_dict(), "step": step, "losses": losses}, partial)
                 os.replace(partial, checkpoint)
-    center_embeddings(model)
+    if spec.centered:
+        center_embeddings(model)
     folder = out / name
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

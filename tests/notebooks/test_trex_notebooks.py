@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import papermill
 import pytest
@@ -39,3 +40,15 @@ def test_your_own_models_on_trex(trex, tmp_path, layout):
     moved = ptlib.Prompt.load(tmp_path / "P1303.safetensors")
     moved.check(ptlib.load_lm(models["roberta"]))
     assert moved.task == f"{layout}/P1303"
+
+
+def test_strangers(trex, tmp_path):
+    papermill.execute_notebook(
+        str(NOTEBOOKS / "trex" / "strangers.ipynb"), str(tmp_path / "run.ipynb"), progress_bar=False,
+        parameters={"root": str(trex), "work": str(tmp_path), "third_epochs": 1, "relations": "P36,P1303", "epochs": 2,
+                    "num_seeds": 2})
+    third = ptlib.load_lm(str(tmp_path / "third"))
+    assert (third.dim, third.model.config.num_hidden_layers) == (192, 3)
+    *_, recorded, _ = nbformat.read(tmp_path / "run.ipynb", 4).cells
+    # Two relations, three targets: 4 ways that have no one source, 4 from each of two.
+    assert f"scores: {2 * 3 * (4 + 4 * 2)} rows" in recorded["outputs"][0]["text"]
