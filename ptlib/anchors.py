@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, tensor
@@ -36,6 +37,15 @@ class Anchors:
             raise AnchorError(f"these anchors are shared by {', '.join(self.ids)}, not by {lm.name}; "
                               f"make some with ptlib.shared_anchors that include it")
         return lm.embeddings[self.ids[lm.name].to(lm.device)]
+
+    def without(self, words: Iterable[str]) -> Anchors:
+        """All but these words, which can then judge what was done with the others."""
+        left_out = set(words)
+        kept = [i for i, word in enumerate(self.words) if word not in left_out]
+        if not kept:
+            raise AnchorError(f"of {len(self)} anchors none is left without {len(left_out)} words; leave out fewer")
+        report = {**self.report, "left out": len(self) - len(kept), "anchors": len(kept)}
+        return Anchors(tuple(self.words[i] for i in kept), {name: ids[kept] for name, ids in self.ids.items()}, report)
 
 
 def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "all", seed: int = 0) -> Anchors:

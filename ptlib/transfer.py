@@ -18,6 +18,8 @@ from .search import best_fit, matching_loss
 
 __all__ = ["transfer", "transfer_many"]
 
+FREQUENT_ANCHORS = 8  # for each dimension of the target, for method "auto"
+
 
 def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Sequence[LanguageModel],
              target: LanguageModel, **options) -> Prompt:
@@ -37,7 +39,7 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
         target: the LM that they go to. No label and no gradient of it is used, only its embeddings.
         method: ``"auto"`` or one of ``METHODS``. "auto" takes what did best here without labels or a forward pass of
             the target: ``"mixture"`` where all prompts are made of words, else ``"linear"`` with "centered-norm", and
-            of several sources ``"procrustes"`` with "norm-preserving".
+            of several sources ``"procrustes"`` with "norm-preserving", both learnt from frequent words.
             ``"mixture"`` (option ``num_words=None``): the same words with the same weights, of each vector only the
             ``num_words`` heaviest;
             ``"closed-form"`` (``ridge="auto"`` | float, ``center=False``, ``top_k=None``), the optimum of the paper's
@@ -48,7 +50,8 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
             target, ``"procrustes"`` (``whiten=False``), ``"projector"`` (``hidden=256``, ``epochs=50``, ``lr=1e-3``);
             ``"weighted-sum"`` (``top_k=None``) of the target's anchors;
             ``"discretize"``, ``"copy"`` and ``"random"``, which are left on the scale that they have.
-        anchors: shared words; all that the LMs have in common if None.
+        anchors: shared words; if None, all that the LMs have in common, and for method "auto" of free vectors the most
+            frequent of them, eight for each dimension of the target.
         normalize: of all but mixtures and the last three: ``"none"``, ``"scale"``, ``"affine"`` (the paper's, after
             the search), ``"affine-in-loss"`` (the reference code's; gradient only), ``"norm-preserving"``: each
             vector gets the norm that the source's had relative to the source's anchors, or ``"centered-norm"``:
@@ -76,11 +79,12 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     sources = [source] if isinstance(source, LanguageModel) else list(source)
     rows = {name: [p] if isinstance(p, Prompt) else list(p) for name, p in prompts.items()}
     _check_prompts(rows, sources)
+    if anchors is None:
+        anchors = _default_anchors(method, rows, [*sources, target])
     method, normalize = _resolve(method, normalize, rows, sources)
     options = check_method(method, normalize, method_options)
     template = common_template(prompt for row in rows.values() for prompt in row)
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
-    anchors = anchors or shared_anchors(*sources, target)
     _check_top_k(options.get("top_k"), anchors)
     salts = [f"{row[0].task} {row[0].meta.get('seed')}" for row in rows.values()]  # each task and seed has its own
     mixtures = [[p.mixture for p in row] for row in rows.values()]
@@ -117,9 +121,21 @@ def _resolve(method: str, normalize: str, rows: dict[Hashable, list[Prompt]],
     best = "affine"
     if method == "auto":
         method, best = ("linear", "centered-norm") if len(sources) == 1 else ("procrustes", "norm-preserving")
-        if all(prompt.mixture for row in rows.values() for prompt in row):
+        if _of_words(rows):
             method, best = "mixture", "none"
     return method, best if normalize == "auto" else normalize
+
+
+def _default_anchors(method: str, rows: dict[Hashable, list[Prompt]], lms: Sequence[LanguageModel]) -> Anchors:
+    """All shared words, or for method "auto" of free vectors the frequent ones, on which LMs agree more."""
+    anchors, most = shared_anchors(*lms), FREQUENT_ANCHORS * lms[-1].dim
+    if method != "auto" or _of_words(rows) or len(anchors) <= most:
+        return anchors
+    return shared_anchors(*lms, num=most, select="frequent")
+
+
+def _of_words(rows: dict[Hashable, list[Prompt]]) -> bool:
+    return all(prompt.mixture for row in rows.values() for prompt in row)
 
 
 def _check_prompts(rows: dict[Hashable, list[Prompt]], sources: list[LanguageModel]) -> None:

@@ -100,3 +100,14 @@ def test_zoo_models_share_the_vocabulary_of_their_facts(bert_mini, roberta_mini,
     words = set(shared_anchors(bert_mini, roberta_mini).words)
     assert {e.object for task in zoo_tasks.values() for e in task.train + task.dev + task.test} <= words
     assert load_lm("zoo/bert-mini") is bert_mini
+
+
+def test_anchors_left_out_to_judge(lms):
+    everything, judges = shared_anchors(*lms), shared_anchors(*lms, num=20, select="random")
+    others = everything.without(judges.words)
+    assert set(others.words) | set(judges.words) == set(everything.words)
+    assert len(others) == len(everything) - 20 == others.report["anchors"]
+    for lm in lms:
+        assert others.of(lm).equal(lm.embeddings[lm.word_ids(others.words)])
+    with pytest.raises(AnchorError, match=f"of 20 anchors none is left without {len(everything)} words"):
+        judges.without(everything.words)

@@ -32,6 +32,7 @@ from ptlib import (
 )
 from ptlib.relative import mean_relative, top_k_mask
 from ptlib.search import choose_ridge, fit_score, held_out_fit, matching_loss
+from ptlib.transfer import FREQUENT_ANCHORS
 
 QUICK = {method: {} for method in METHODS} | {"gradient": {"steps": 20}, "projector": {"epochs": 3}}
 SEVERAL = [method for method in METHODS if method != "copy"]  # can move the prompts of several sources
@@ -514,6 +515,19 @@ def test_default_is_one_for_all_prompts_of_a_call(toys, prompts, prompts_for):
     both = {"free": prompts["bert"], "words": prompts_for("mixture")["bert"]}
     moved = transfer_many(both, source=toys["bert"], target=toys["roberta"])
     assert {prompt.meta["method"] for prompt in moved.values()} == {"linear"}
+
+
+def test_default_learns_from_frequent_words(bert_mini, roberta_mini, zoo_prompts):
+    prompt = next(iter(zoo_prompts.values()))
+    move = {"source": bert_mini, "target": roberta_mini}
+    shared = shared_anchors(bert_mini, roberta_mini)
+    count = FREQUENT_ANCHORS * roberta_mini.dim
+    assert count < len(shared)
+    frequent = shared_anchors(bert_mini, roberta_mini, num=count, select="frequent")
+    default, named = transfer(prompt, **move), transfer(prompt, **move, method="linear", normalize="centered-norm")
+    assert (default.meta["anchors"], named.meta["anchors"]) == (count, len(shared))
+    assert torch.equal(default.vectors, transfer(prompt, **move, anchors=frequent).vectors)
+    assert transfer(prompt, **move, anchors=shared).meta["anchors"] == len(shared)
 
 
 @pytest.mark.parametrize("options", [{"ridge": 0.1}, {"ridge": "auto", "normalize": "none"}])

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,11 +228,15 @@ def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corp
                 os.replace(partial, checkpoint)
     if spec.centered:
         center_embeddings(model)
-    folder = out / name
-    model.to(torch.float16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder, finished = out / name, work / f"{name}-finished"
+    model.to(torch.float16).save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
     curve = [(end, end / per_epoch, mean(losses[end - 100:end])) for end in range(100, step + 1, 100)]
-    pd.DataFrame(curve, columns=["step", "epoch", "loss"]).to_csv(folder / "loss.csv", index=False, float_format="%.4g")
+    pd.DataFrame(curve, columns=["step", "epoch", "loss"]).to_csv(finished / "loss.csv", index=False,
+                                                                  float_format="%.4g")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.move(finished, folder)
     return folder
 
 
