@@ -127,7 +127,7 @@ def _resolve(method: str, normalize: str, rows: dict[Hashable, list[Prompt]],
 
 
 def _default_anchors(method: str, rows: dict[Hashable, list[Prompt]], lms: Sequence[LanguageModel]) -> Anchors:
-    """All shared words, or for method "auto" of free vectors the frequent ones, on which LMs agree more."""
+    """All shared words, or for method "auto" of free vectors the frequent ones, from which maps carry more."""
     anchors, most = shared_anchors(*lms), FREQUENT_ANCHORS * lms[-1].dim
     if method != "auto" or _of_words(rows) or len(anchors) <= most:
         return anchors
