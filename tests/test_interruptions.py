@@ -118,6 +118,7 @@ def test_a_worker_then_the_scheduler_then_the_client_are_killed(call, sweep_in_a
     (victim, (kernel, worker)), (other, _) = notes.at_work().items()
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: not is_alive(kernel))
+    wait_for(lambda: notes.count("started")[victim] == 2)  # or Dask may have it wait behind the other worker's next run
     notes.let_go(victim, other)
     wait_for(lambda: len(list(out.glob(f"*/{METRICS}"))) == 2 and len(notes.at_work()) == 2)
     assert notes.count("started")[victim] == 2
