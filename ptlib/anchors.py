@@ -44,7 +44,17 @@ class Anchors:
         kept = [i for i, word in enumerate(self.words) if word not in left_out]
         if not kept:
             raise AnchorError(f"of {len(self)} anchors none is left without {len(left_out)} words; leave out fewer")
-        report = {**self.report, "left out": len(self) - len(kept), "anchors": len(kept)}
+        return self._keep(kept, "left out")
+
+    def frequent(self, most: int) -> Anchors:
+        """As ``shared_anchors`` selects them, the ``most`` most frequent, or all if there are no more."""
+        tables = [ids.tolist() for ids in self.ids.values()]
+        return self._keep(_select(list(range(len(self))), tables, min(most, len(self)), "frequent", seed=0),
+                          "not selected")
+
+    def _keep(self, kept: list[int], reason: str) -> Anchors:
+        """The anchors at these places; ``reason`` is where the others are counted."""
+        report = {**self.report, reason: self.report.get(reason, 0) + len(self) - len(kept), "anchors": len(kept)}
         return Anchors(tuple(self.words[i] for i in kept), {name: ids[kept] for name, ids in self.ids.items()}, report)
 
 

@@ -80,7 +80,9 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     rows = {name: [p] if isinstance(p, Prompt) else list(p) for name, p in prompts.items()}
     _check_prompts(rows, sources)
     if anchors is None:
-        anchors = _default_anchors(method, rows, [*sources, target])
+        anchors = shared_anchors(*sources, target)
+        if method == "auto" and not _of_words(rows):
+            anchors = anchors.frequent(FREQUENT_ANCHORS * target.dim)  # from which maps carry more
     method, normalize = _resolve(method, normalize, rows, sources)
     options = check_method(method, normalize, method_options)
     template = common_template(prompt for row in rows.values() for prompt in row)
@@ -124,14 +126,6 @@ def _resolve(method: str, normalize: str, rows: dict[Hashable, list[Prompt]],
         if _of_words(rows):
             method, best = "mixture", "none"
     return method, best if normalize == "auto" else normalize
-
-
-def _default_anchors(method: str, rows: dict[Hashable, list[Prompt]], lms: Sequence[LanguageModel]) -> Anchors:
-    """All shared words, or for method "auto" of free vectors the frequent ones, from which maps carry more."""
-    anchors, most = shared_anchors(*lms), FREQUENT_ANCHORS * lms[-1].dim
-    if method != "auto" or _of_words(rows) or len(anchors) <= most:
-        return anchors
-    return shared_anchors(*lms, num=most, select="frequent")
 
 
 def _of_words(rows: dict[Hashable, list[Prompt]]) -> bool:

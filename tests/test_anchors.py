@@ -102,6 +102,16 @@ def test_zoo_models_share_the_vocabulary_of_their_facts(bert_mini, roberta_mini,
     assert load_lm("zoo/bert-mini") is bert_mini
 
 
+@pytest.mark.parametrize("most", [1, 20, 10**6])
+def test_frequent_anchors_are_those_that_are_selected(lms, most):
+    everything = shared_anchors(*lms)
+    selected = shared_anchors(*lms, num=min(most, len(everything)), select="frequent")
+    found = everything.frequent(most)
+    assert found.words == selected.words
+    assert found.report == selected.report
+    assert all(found.ids[lm.name].equal(selected.ids[lm.name]) for lm in lms)
+
+
 def test_anchors_left_out_to_judge(lms):
     everything, judges = shared_anchors(*lms), shared_anchors(*lms, num=20, select="random")
     others = everything.without(judges.words)
