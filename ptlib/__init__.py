@@ -22,7 +22,7 @@ from .record import record
 from .refinement import refine, refine_many
 from .relative import encode
 from .selection import agreement, select
-from .summaries import per_relation, summarize, summarize_relations
+from .summaries import per_relation, relation_mean, summarize, summarize_relations
 from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
 from .transfer import transfer, transfer_many
 from .tuning import starting_prompt, tune, tune_many
@@ -34,6 +34,6 @@ __all__ = [
     "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task", "TaskError",
     "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm",
     "load_task", "load_tasks", "manual_prompt", "per_relation", "random_prompt", "record", "refine", "refine_many",
-    "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize", "summarize_relations",
-    "task_from_rows", "transfer", "transfer_many", "tune", "tune_many",
+    "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
+    "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many",
 ]

@@ -13,7 +13,7 @@ from .errors import PromptTransferError
 from .evaluation import Evaluation
 from .tasks import Example
 
-__all__ = ["per_relation", "summarize", "summarize_relations"]
+__all__ = ["per_relation", "relation_mean", "summarize", "summarize_relations"]
 
 
 def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Evaluation], *,
@@ -74,6 +74,11 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
     labels = list(groups)
     index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
     return pd.DataFrame(rows, index=index)
+
+
+def relation_mean(evaluations: Sequence[Evaluation]) -> float:
+    """The average of ``summarize`` alone, in which each relation counts the same: to compare groups by."""
+    return _relation_means(evaluations).mean().item()
 
 
 def per_relation(evaluations: Mapping[object, Sequence[Evaluation]], names: Sequence[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from ptlib import (
     PromptTransferError,
     evaluate_many,
     per_relation,
+    relation_mean,
     summarize,
     summarize_relations,
     tune_many,
@@ -35,6 +36,7 @@ def test_summary_tells_the_two_averages_apart():
     evaluations = [evaluation(1, 1, task="a"), evaluation(0, 9, dropped=2, task="b"), evaluation(5, 10, task="c")]
     row = summarize(evaluations).loc["all"]
     assert row["relation_mean"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert relation_mean(evaluations) == row["relation_mean"]
     assert row["pooled"] == pytest.approx(6 / 20)
     assert (row["relations"], row["facts"], row["repeats"]) == (3, 20, 1)
     assert (row["dropped"], row["candidates"]) == (2, 50)
