@@ -5,6 +5,7 @@ from .anchors import Anchors, shared_anchors
 from .errors import (
     AnchorError,
     ModelLoadError,
+    NotFiniteError,
     PromptLoadError,
     PromptMismatchError,
     PromptTransferError,
@@ -31,9 +32,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture", "ModelLoadError",
-    "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task", "TaskError",
-    "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm",
-    "load_task", "load_tasks", "manual_prompt", "per_relation", "random_prompt", "record", "refine", "refine_many",
-    "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
+    "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task",
+    "TaskError", "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks",
+    "load_lm", "load_task", "load_tasks", "manual_prompt", "per_relation", "random_prompt", "record", "refine",
+    "refine_many", "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
     "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many",
 ]

@@ -22,11 +22,13 @@ class Anchors:
         words: sorted.
         ids: {lm.name: (k,) token ids, in the order of ``words``}.
         report: counts by reason: whole words of each vocabulary, words not shared, duplicates, not selected.
+        fingerprints: {lm.name: fingerprint} of the LMs that the ids are of.
     """
 
     words: tuple[str, ...]
     ids: dict[str, Tensor]
     report: dict[str, int]
+    fingerprints: dict[str, str]
 
     def __len__(self) -> int:
         return len(self.words)
@@ -36,6 +38,10 @@ class Anchors:
         if lm.name not in self.ids:
             raise AnchorError(f"these anchors are shared by {', '.join(self.ids)}, not by {lm.name}; "
                               f"make some with ptlib.shared_anchors that include it")
+        if self.fingerprints[lm.name] != lm.fingerprint:
+            raise AnchorError(f"these anchors are of another model of the name {lm.name} (fingerprint "
+                              f"{self.fingerprints[lm.name]}, not {lm.fingerprint}); make them again with "
+                              "ptlib.shared_anchors")
         return lm.embeddings[self.ids[lm.name].to(lm.device)]
 
     def without(self, words: Iterable[str]) -> Anchors:
@@ -55,7 +61,8 @@ class Anchors:
     def _keep(self, kept: list[int], reason: str) -> Anchors:
         """The anchors at these places; ``reason`` is where the others are counted."""
         report = {**self.report, reason: self.report.get(reason, 0) + len(self) - len(kept), "anchors": len(kept)}
-        return Anchors(tuple(self.words[i] for i in kept), {name: ids[kept] for name, ids in self.ids.items()}, report)
+        return Anchors(tuple(self.words[i] for i in kept), {name: ids[kept] for name, ids in self.ids.items()}, report,
+                       self.fingerprints)
 
 
 def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "all", seed: int = 0) -> Anchors:
@@ -73,9 +80,12 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
         seed: of ``"random"``.
 
     Raises:
-        AnchorError: the LMs share no word, or fewer than ``num``.
+        AnchorError: the LMs share no word, or fewer than ``num``; two of them have one name and are not the same.
     """
-    names = [lm.name for lm in lms]
+    names, fingerprints = [lm.name for lm in lms], {lm.name: lm.fingerprint for lm in lms}
+    if unlike := [lm.name for lm in lms if fingerprints[lm.name] != lm.fingerprint]:
+        raise AnchorError(f"two different models have the name {unlike[0]!r}; expected a name for each: load them by "
+                          "their full paths")
     candidates = sorted(set().union(*(lm.words for lm in lms)))
     ids = {lm.name: lm.word_ids(candidates) for lm in lms}
     shared = [i for i in range(len(candidates)) if all(ids[name][i] is not None for name in names)]
@@ -85,17 +95,19 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
             unique.append(i)
             for name in names:
                 taken[name].add(ids[name][i])
+    counts = [len(lm.words) for lm in lms]
     if num is not None and num < 1:
         raise AnchorError(f"num={num}; expected at least one anchor, or None for all")
     if not unique or len(unique) < (num or 0):
-        raise AnchorError(f"{' and '.join(names)} share {len(unique)} words; expected at least {num or 1}. Models of "
-                          "one language and script share thousands; check their tokenizers (lm.words)")
+        raise AnchorError(f"{' and '.join(names)} share {len(unique)} words (of {', '.join(map(str, counts))}); "
+                          f"expected at least {num or 1}. Models of one language and script share thousands; check "
+                          "their tokenizers (lm.words)")
     chosen = _select(unique, [ids[name] for name in names], num, select, seed)
-    report = {**{f"whole words of {lm.name}": len(lm.words) for lm in lms},
+    report = {**{f"whole words of {name}": count for name, count in zip(names, counts, strict=True)},
               "not shared": len(candidates) - len(shared), "duplicates": len(shared) - len(unique),
               "not selected": len(unique) - len(chosen), "anchors": len(chosen)}
     return Anchors(tuple(candidates[i] for i in chosen),
-                   {name: tensor([ids[name][i] for i in chosen]) for name in names}, report)
+                   {name: tensor([ids[name][i] for i in chosen]) for name in names}, report, fingerprints)
 
 
 def _select(unique: list[int], ids: list[list[int]], num: int | None, select: str, seed: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Errors: one sentence that says what was given, what was expected and the way out."""
 
-__all__ = ["AnchorError", "ModelLoadError", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-           "SweepError", "TaskError"]
+__all__ = ["AnchorError", "ModelLoadError", "NotFiniteError", "PromptLoadError", "PromptMismatchError",
+           "PromptTransferError", "SweepError", "TaskError", "first_line"]
 
 
 class PromptTransferError(Exception):
@@ -10,6 +10,10 @@ class PromptTransferError(Exception):
 
 class ModelLoadError(PromptTransferError):
     """A language model cannot be loaded."""
+
+
+class NotFiniteError(PromptTransferError):
+    """A prompt, a logit or a loss is not a finite number: whatever is made of it would be wrong."""
 
 
 class TaskError(PromptTransferError):
@@ -30,3 +34,8 @@ class PromptLoadError(PromptTransferError):
 
 class SweepError(PromptTransferError):
     """A grid does not fit its notebook, or a sweep cannot go on."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the libraries below says, at its shortest."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,12 +10,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from .errors import TaskError
 from .lm import LanguageModel
 from .progress import progress_bar
 from .prompts import Prompt
-from .scoring import candidate_scores, candidate_tokens
+from .ranking import rank
+from .scoring import Candidates, candidate_scores, candidates_of, scorable
 from .tasks import Example, Task
 from .templates import Template
 
@@ -41,11 +43,13 @@ class Evaluation:
     Attributes:
         examples: those that were scored.
         answers: the best candidate for each.
-        ranks: (n,) rank of each example's object among the candidates, from 1.
+        ranks: (n,) rank of each example's object among the candidates, from 1, the last of equal ones.
         dropped: (example, reason) of the examples that could not be scored.
         lm_name, task: where.
         num_candidates: how many words were ranked.
         ks: the k of ``p_at_k``.
+        ties: examples whose object shares its score with another candidate.
+        filtered_ranks: (n,) ranks without the other true objects of the example's subject; None if not asked for.
     """
 
     examples: tuple[Example, ...]
@@ -56,6 +60,8 @@ class Evaluation:
     task: str | None
     num_candidates: int
     ks: tuple[int, ...] = (1, 10)
+    ties: int = 0
+    filtered_ranks: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -64,8 +70,9 @@ class Evaluation:
     @property
     def predictions(self) -> pd.DataFrame:
         """A row an example: subject, object, prediction, rank. Made when asked for: a sweep keeps many evaluations."""
+        filtered = {} if self.filtered_ranks is None else {"filtered_rank": self.filtered_ranks}
         return pd.DataFrame({"subject": [e.subject for e in self.examples], "object": [e.object for e in self.examples],
-                             "prediction": self.answers, "rank": self.ranks})
+                             "prediction": self.answers, "rank": self.ranks, **filtered})
 
     @property
     def accuracy(self) -> float:
@@ -80,6 +87,11 @@ class Evaluation:
     @cached_property
     def p_at_1(self) -> float:
         return float((self.ranks == 1).mean())
+
+    @cached_property
+    def filtered_p_at_1(self) -> float | None:
+        """P@1 by ``filtered_ranks``."""
+        return None if self.filtered_ranks is None else float((self.filtered_ranks == 1).mean())
 
     @cached_property
     def macro_f1(self) -> float:
@@ -101,38 +113,27 @@ class Evaluation:
     def __repr__(self) -> str:
         low, high = self.interval
         return (f"Evaluation(P@1 {self.p_at_1:.1%} [{low:.1%}, {high:.1%}], n={self.n}, dropped={len(self.dropped)}, "
-                f"{self.num_candidates} candidates, {self.lm_name}, {self.task})")
-
-
-def _scorable(examples: Iterable[Example], candidates: Mapping[str, object]):
-    """The examples whose object is a candidate, and the others with the reason."""
-    kept, dropped = [], []
-    for example in examples:
-        if example.object in candidates:
-            kept.append(example)
-        else:
-            dropped.append((example, f"object {example.object!r} is not among the {len(candidates)} candidate words"))
-    if not kept:
-        raise TaskError(f"none of the {len(dropped)} examples can be scored" + (f": {dropped[0][1]}" if dropped else "")
-                        + "; give examples whose objects are single words of the model, other candidates=, or "
-                        "multi_token=True")
-    return kept, tuple(dropped)
+                f"{f'ties={self.ties}, ' if self.ties else ''}{self.num_candidates} candidates, {self.lm_name}, "
+                f"{self.task})")
 
 
 def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, candidates: Iterable[str] | None = None,
-             k: Sequence[int] = (1, 10), multi_token: bool = False, progress: bool = False) -> Evaluation:
-    """Rank the candidate words at the answer slot of every example.
+             k: Sequence[int] = (1, 10), multi_token: bool = False, facts: Iterable[Example] | None = None,
+             progress: bool = False) -> Evaluation:
+    """Rank the candidate words at the answer slot of every example, by the rule of ``ranking.rank``.
 
     Args:
         lm: the LM that ``prompt`` was made for.
         examples: usually ``task.test``.
         candidates: words to rank; by default the label words of a classification task, else all whole words of
             the vocabulary. To compare LMs on facts, give the words that all of them share. Words that are not
-            one token of ``lm`` are left out.
+            one token of ``lm`` at the answer's place are left out, and words that are the same token are one.
         k: for ``p_at_k``.
         multi_token: rank candidates of several tokens too, by the mean log-probability of their tokens: each at a
             blank of its own, or for a causal LM after those before it. By default the candidates are then the label
             words or the objects of the examples.
+        facts: all that is known to be true, of every split: adds ``filtered_ranks``, among which the other true
+            objects of a subject do not count, as in link prediction (Bordes et al. 2013).
         progress: show a bar.
 
     Returns:
@@ -142,36 +143,64 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
         PromptMismatchError: the prompt was made for another LM.
         TaskError: no example can be scored; a label word is not one token (with ``multi_token``: not made of
             tokens) of ``lm``; ``multi_token`` for a sequence-to-sequence LM.
+        NotFiniteError: logits are not finite.
     """
     prompt.check(lm)
     if multi_token and lm.kind == "seq2seq":
         raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; expected a masked or causal "
                         "one, or to rank single words")
-    tokens = candidate_tokens(lm, examples, candidates, multi_token)
-    kept, dropped = _scorable(examples, tokens)
-    words = list(tokens)
-    where = {word: i for i, word in enumerate(words)}
-    targets = torch.tensor([where[example.object] for example in kept], device=lm.device)
-    layouts = Template(prompt.template).layout(lm, [example.subject for example in kept])
-    ranks, best = np.zeros(len(kept), dtype=int), np.zeros(len(kept), dtype=int)
+    template = Template(prompt.template)
+    ranked = candidates_of(lm, template, examples, candidates, multi_token)
+    kept, columns, others = scorable(lm, examples, ranked)
+    dropped = tuple((example, f"object {example.object!r} is {why}") for example, why in others)
+    _check_scorable(kept, dropped)
+    layouts, targets = template.layout(lm, [example.subject for example in kept]), torch.tensor(columns)
+    true = None if facts is None else _true_columns(lm, kept, list(facts), ranked)
+    found = {name: np.zeros(len(kept), dtype=int) for name in ("ranks", "best", "tied", "filtered")}
     with torch.inference_mode(), progress_bar(total=len(kept), show=progress, desc=f"evaluating on {lm.name}") as bar:
-        for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), list(tokens.values())):
-            own = scores.gather(1, targets[rows, None])
-            ranks[rows] = (1 + (scores > own).sum(1)).cpu().numpy()
-            best[rows] = scores.argmax(1).cpu().numpy()
+        for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), ranked.tokens):
+            scores, own = scores.cpu(), targets[rows]
+            found["ranks"][rows], found["best"][rows], found["tied"][rows] = rank(scores, own)
+            if true is not None:
+                found["filtered"][rows] = rank(scores, own, true[rows]).ranks
             bar.update(len(rows))
-    answers = tuple(words[i] for i in best)
-    return Evaluation(tuple(kept), answers, ranks, dropped, lm.name, prompt.task, len(words), tuple(k))
+    # An object's spelling may differ from that of the candidate which is its token.
+    answers = tuple(example.object if first else ranked.words[best]
+                    for example, first, best in zip(kept, found["ranks"] == 1, found["best"], strict=True))
+    return Evaluation(tuple(kept), answers, found["ranks"], dropped, lm.name, prompt.task, len(ranked), tuple(k),
+                      int(found["tied"].sum()), None if true is None else found["filtered"])
+
+
+def _check_scorable(kept: Sequence[Example], dropped: Sequence[tuple[Example, str]]) -> None:
+    if not kept:
+        raise TaskError(f"none of the {len(dropped)} examples can be scored" + (f": {dropped[0][1]}" if dropped else "")
+                        + "; give examples whose objects are single words of the model, other candidates=, or "
+                        "multi_token=True")
+
+
+def _true_columns(lm: LanguageModel, examples: Sequence[Example], facts: Sequence[Example],
+                  candidates: Candidates) -> Tensor:
+    """(n, C) bool: the true objects of each example's subject."""
+    known, columns, _ = scorable(lm, facts, candidates)
+    of_subject: dict[str, list[int]] = {}
+    for fact, column in zip(known, columns, strict=True):
+        of_subject.setdefault(fact.subject, []).append(column)
+    true = torch.zeros(len(examples), len(candidates), dtype=torch.bool)
+    for row, example in enumerate(examples):
+        true[row, of_subject.get(example.subject, [])] = True
+    return true
 
 
 def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
-                  candidates: Iterable[str] | None = None) -> list[Evaluation]:
+                  candidates: Iterable[str] | None = None, filtered: bool = False) -> list[Evaluation]:
     """``evaluate`` of every prompt on the test examples of the task that it is for.
 
     Args:
         prompts: as ``tune_many`` and ``transfer_many`` return them; a prompt of no task is for the one that its
             key names.
         tasks: all that the prompts are for.
+        candidates: as for ``evaluate``.
+        filtered: also rank without the other true objects of a subject, of all that a task holds.
 
     Raises:
         TaskError: a prompt is for another task.
@@ -183,12 +212,15 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: 
         name = prompt.task or key
         if name not in by_name:
             raise TaskError(f"prompt {key!r} is for task {name!r}; expected one of {', '.join(by_name)}")
-        evaluations.append(replace(evaluate(lm, prompt, by_name[name].test, candidates=words), task=name))
+        task = by_name[name]
+        facts = [*task.train, *task.dev, *task.test] if filtered else None
+        found = evaluate(lm, prompt, task.test, candidates=words, facts=facts)
+        evaluations.append(replace(found, task=name))
     return evaluations
 
 
 def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Evaluation:
-    """The baseline that ranks words by how often they are the object of a train example.
+    """The baseline that ranks words by how often they are the object of a train example, then by the alphabet.
 
     Args:
         candidates: words to rank; by default the task's label words.
@@ -200,10 +232,13 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
         if task.label_words is None:
             raise TaskError(f"task {task.name!r} has no label words; expected candidates=, such as anchors.words")
         candidates = task.label_words.values()
-    words = dict.fromkeys(sorted(set(candidates)))
-    kept, dropped = _scorable(task.test, words)
+    words = set(candidates)
+    kept = [example for example in task.test if example.object in words]
+    dropped = tuple((example, f"object {example.object!r} is not among the {len(words)} candidate words")
+                    for example in task.test if example.object not in words)
+    _check_scorable(kept, dropped)
     counts = Counter(example.object for example in task.train)
     order = sorted(words, key=lambda word: (-counts[word], word))
-    rank = {word: i for i, word in enumerate(order, 1)}
-    ranks = np.array([rank[example.object] for example in kept])
+    place = {word: i for i, word in enumerate(order, 1)}
+    ranks = np.array([place[example.object] for example in kept])
     return Evaluation(tuple(kept), (order[0],) * len(kept), ranks, dropped, "majority object", task.name, len(words))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,13 +10,18 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from .errors import ModelLoadError
+from .errors import ModelLoadError, NotFiniteError
+from .identity import Checkpoint, fingerprint_of_memory, table_fingerprint
+from .proof import prove
+from .vocabulary import spellings
+
+APART = '"'  # what no word runs together with
 
 __all__ = ["LanguageModel", "kind_of", "only_positions"]
 
 
 def kind_of(config) -> str:
-    """``"seq2seq"``, ``"causal"`` or ``"masked"``, by the architecture that the checkpoint names."""
+    """``"seq2seq"``, ``"causal"`` or ``"masked"``, as the architecture's name has it: which class to load."""
     if config.is_encoder_decoder:
         return "seq2seq"
     architecture = (config.architectures or [""])[0]
@@ -52,23 +56,48 @@ class LanguageModel:
     Attributes:
         name: what it was loaded as.
         kind: ``"masked"``, ``"causal"`` or ``"seq2seq"``.
+        proof: what the model has shown when it was loaded, see ``ptlib.proof``; None of embeddings alone.
         embeddings: (V, d) float32 input embeddings, as they enter the first layer: of a factorised table (ALBERT),
             d is its inner width; a table that the model scales (Gemma) is scaled.
         dim: d.
         vocab_size: V.
-        fingerprint: hash of the embedding table; tells which LM a prompt belongs to.
+        given_ids: (n,) ids that the tokenizer can give, in order: the other rows of the table were never trained.
+        fingerprint: hash of the checkpoint (configuration, all weights, tokenizer); tells which LM a prompt belongs
+            to.
     """
 
-    def __init__(self, model, tokenizer, name: str, kind: str, embeddings: Tensor | None = None):
-        """``model`` may be None where ``embeddings`` are given: enough to move prompts, not to run them."""
+    def __init__(self, model, tokenizer, name: str, kind: str, embeddings: Tensor | None = None,
+                 checkpoint: Checkpoint | None = None):
+        """``model`` may be None where ``embeddings`` are given: enough to move prompts, not to run them.
+
+        Raises:
+            ModelLoadError: embeddings of tokens are not finite; the model fails its proof.
+        """
         self._model = None if model is None else model.eval().requires_grad_(False)
-        self.tokenizer, self.name, self.kind = tokenizer, name, kind
+        self.tokenizer, self.name, self.kind, self.proof = tokenizer, name, kind, None
+        given = sorted(set(tokenizer.get_vocab().values()))
+        if model is not None:
+            mend_other_rows(model, given)
         self.embeddings = input_table(model.get_input_embeddings()) if embeddings is None else embeddings
         self.vocab_size, self.dim = self.embeddings.shape
-        self._ids: dict[str, int | None] = {}
+        self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
+        self._ids: dict[str, dict[str, int | None]] = {}
+        self._words: dict[str, dict[str, int]] = {}
+        self._checkpoint, self._stamps = checkpoint, checkpoint and checkpoint.stamps
+        broken = self.given_ids[~self.given_embeddings.isfinite().all(-1)].tolist()
+        if broken:
+            first = tokenizer.convert_ids_to_tokens(broken[0])
+            raise ModelLoadError(f"{name} has embeddings that are not finite for {len(broken)} of "
+                                 f"{len(self.given_ids)} tokens (such as {first!r}); expected numbers: load it "
+                                 "with dtype=torch.float32, and if that gives the same, its weights are broken")
+        if model is not None:
+            self.proof = prove(self, kind)
+            self.kind = self.proof.kind
 
     def __repr__(self) -> str:
-        return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim})"
+        shown = "embeddings only" if self.proof is None else "proved" if self.proof.ignores_padding else (
+            "proved, in batches of equal length")
+        return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim}, {shown})"
 
     @property
     def model(self):
@@ -83,26 +112,43 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(tuple(self.embeddings.shape)).encode())
-        digest.update(self.embeddings.cpu().contiguous().numpy())
-        return digest.hexdigest()[:16]
+        if self._checkpoint is None:
+            return fingerprint_of_memory(self.model, self.tokenizer)
+        found = self._checkpoint.fingerprint
+        if self._checkpoint.stamps != self._stamps:
+            raise ModelLoadError(f"the files of {self.name} have changed since it was loaded; load it again")
+        return found
+
+    @cached_property
+    def table_fingerprint(self) -> str:
+        """What ptlib 0.1.0 knew the model by."""
+        return table_fingerprint(self.embeddings)
+
+    @property
+    def given_embeddings(self) -> Tensor:
+        """(n, d) embeddings of ``given_ids``: those that count where the whole table is looked at."""
+        whole = len(self.given_ids) == self.vocab_size
+        return self.embeddings if whole else self.embeddings[self.given_ids]
 
     @cached_property
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation of all entries of the embedding table."""
-        return self.embeddings.mean().item(), self.embeddings.std().item()
+        return self.given_embeddings.mean().item(), self.given_embeddings.std().item()
 
     @cached_property
     def mean_length(self) -> float:
         """Mean Euclidean length of an embedding."""
-        return self.embeddings.norm(dim=-1).mean().item()
+        return self.given_embeddings.norm(dim=-1).mean().item()
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
         """Ids that the tokenizer puts before and after a text ([CLS] and [SEP], say)."""
         bare = self.tokenize("a")
         framed = self.tokenizer("a")["input_ids"]
-        start = next(i for i in range(len(framed)) if framed[i:i + len(bare)] == bare)
+        start = next((i for i in range(len(framed)) if bare and framed[i:i + len(bare)] == bare), None)
+        if start is None:
+            raise ModelLoadError(f"the tokenizer of {self.name} gives 'a' the ids {bare} alone and {framed} with "
+                                 "special tokens; expected to find the ones in the others: mend its tokenizer.json")
         return framed[:start], framed[start + len(bare):]
 
     @cached_property
@@ -152,32 +198,82 @@ class LanguageModel:
         return [[unknown if i in self.control_ids else i for i in row] for row in ids]
 
     def tokenize_after(self, texts: Iterable[str], before: str = "a", special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are behind ``before``: many tokenizers put a space before what they are given."""
+        """Token ids of texts as they are behind ``before``: many tokenizers put a space before what they are given.
+
+        Where the two would run together into other tokens, the text stands behind a quotation mark, and where it runs
+        together with that too, alone.
+        """
         texts, start = list(texts), self.tokenize(before)
         whole = self.tokenize_many([before + text for text in texts], special)
-        # Where the two run together into other tokens, there is no telling them apart: the text stands alone.
-        return [ids[len(start):] if ids[:len(start)] == start else self.tokenize(text, special)
-                for text, ids in zip(texts, whole, strict=True)]
+        apart = [ids[:len(start)] == start for ids in whole]
+        rest = [text for text, known in zip(texts, apart, strict=True) if not known]
+        fallback = iter(() if not rest else self.tokenize_many(rest, special) if before == APART else
+                        self.tokenize_after(rest, APART, special))
+        return [ids[len(start):] if known else next(fallback) for ids, known in zip(whole, apart, strict=True)]
 
-    def word_ids(self, words: Iterable[str]) -> list[int | None]:
-        """The one token that each word is after a space, or None where it is several or unknown."""
-        words = list(words)
-        new = [word for word in dict.fromkeys(words) if word not in self._ids]
+    def tokenize_at(self, texts: Iterable[str], place: str, special: bool = False) -> list[list[int]]:
+        """Token ids of texts as they are behind ``place``: "" is the start of a text, " " the space behind a word."""
+        if not place:
+            return self.tokenize_many(texts, special)
+        spaced = place.endswith(" ")
+        return self.tokenize_after((" " * spaced + text for text in texts), "a" if spaced else place, special)
+
+    def word_ids(self, words: Iterable[str], place: str = " ") -> list[int | None]:
+        """The one token that each word is at a place in a text, or None where it is several or unknown."""
+        words, ids = list(words), self._ids.setdefault(place, {})
+        new = [word for word in dict.fromkeys(words) if word not in ids]
         special = set(self.tokenizer.all_special_ids)
-        for word, ids in zip(new, self.tokenize_after(" " + word for word in new), strict=True):
+        for word, found in zip(new, self.tokenize_at(new, place), strict=True):
             # A tokenizer may hold tokens that the model has no embedding for.
-            known = len(ids) == 1 and ids[0] not in special and ids[0] < self.vocab_size
-            self._ids[word] = ids[0] if known else None
-        return [self._ids[word] for word in words]
+            known = len(found) == 1 and found[0] not in special and found[0] < self.vocab_size
+            ids[word] = found[0] if known else None
+        return [ids[word] for word in words]
 
-    @cached_property
+    @property
     def words(self) -> dict[str, int]:
         """The vocabulary's whole words and their ids, in order of id: word pieces and symbols are left out."""
-        decoded = [text.strip() for text in self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])]
-        plausible = [(i, word) for i, word in enumerate(decoded)
-                     if any(map(str.isalnum, word)) and not any(map(str.isspace, word))]
-        ids = self.word_ids(word for _, word in plausible)
-        return {word: i for (i, word), found in zip(plausible, ids, strict=True) if found == i}
+        return self.words_at(" ")
+
+    def words_at(self, place: str) -> dict[str, int]:
+        """The whole words that are one token at a place in a text, with that token: behind a quotation mark, say.
+
+        Pieces of words may be one token there as well. A whole word is one behind a space, too; or, in languages that
+        put none between words, a space before it is a token of its own.
+        """
+        if place not in self._words:
+            plausible = [(i, word) for i, word in enumerate(self._spellings)
+                         if any(map(str.isalnum, word)) and not any(map(str.isspace, word))]
+            ids = self.word_ids((word for _, word in plausible), place)
+            found = {word: i for (i, word), own in zip(plausible, ids, strict=True) if own == i}
+            if place != " ":
+                apart = dict(zip(found, self.tokenize_at(found, " "), strict=True))
+                found = {word: i for word, i in found.items() if word in self.words or (
+                    apart[word][-1:] == [i] and not self.tokenizer.decode(apart[word][:-1]).strip())}
+            self._words[place] = found
+        return self._words[place]
+
+    @cached_property
+    def _spellings(self) -> list[str]:
+        """How each token is written, by id."""
+        return spellings(self.tokenizer, lambda words: self.word_ids(words))
+
+    def word_logits(self, ids: Tensor) -> Tensor:
+        """(B, T, V) float32 logits at every position of texts (B, T) without padding, as the plain model has them.
+
+        What a position answers is what ``answer_logits`` has for it.
+        """
+        inputs = {}
+        if self.kind == "seq2seq":
+            start = torch.full_like(ids[:, :1], self.model.config.decoder_start_token_id)
+            inputs["decoder_input_ids"] = torch.cat([start, ids[:, :-1] if self._writes_all else
+                                                     torch.full_like(start, self.blank_id)], 1)
+        logits = self.model(input_ids=ids, **inputs).logits.float()
+        return logits if self.kind != "seq2seq" or self._writes_all else logits[:, 1:].expand(-1, ids.shape[1], -1)
+
+    @property
+    def _writes_all(self) -> bool:
+        """Of a sequence-to-sequence LM: whether it writes the whole text again (BART), or what is missing (T5)."""
+        return self.blank_id == self.tokenizer.mask_token_id
 
     def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor) -> Tensor:
         """Logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
@@ -191,6 +287,9 @@ class LanguageModel:
 
         Returns:
             (B, V) float32.
+
+        Raises:
+            NotFiniteError: logits are not finite.
         """
         embed = self.model.get_input_embeddings()
         embeds, inputs = embed(ids), {}
@@ -200,15 +299,20 @@ class LanguageModel:
             embeds = embeds.index_put((rows[:, None], slots), vectors)
         if self.kind == "seq2seq":
             start = torch.full_like(ids[:, :1], self.model.config.decoder_start_token_id)
-            if self.blank_id == self.tokenizer.mask_token_id:
-                # BART writes the whole text again: the answer is predicted from the text before it.
+            if self._writes_all:  # the answer is predicted from the text before it
                 inputs["decoder_inputs_embeds"] = torch.cat([embed(start), embeds[:, :-1]], 1)
             else:
-                # T5 writes what belongs at each sentinel: the answer comes first after the first one.
+                # What belongs at each sentinel: the answer comes first after the first one.
                 inputs["decoder_input_ids"] = torch.cat([start, torch.full_like(start, self.blank_id)], 1)
                 answers = torch.ones_like(answers)
         with only_positions(self.model, rows, answers):
-            return self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits[0].float()
+            logits = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits[0].float()
+        broken = int((~logits.isfinite()).any(1).sum())
+        if broken:
+            raise NotFiniteError(f"{broken} of {len(logits)} examples have logits that are not finite on {self.name} in "
+                                 f"{self.model.dtype}; expected numbers: give shorter prompt vectors, or load it with "
+                                 "dtype=torch.float32 if it is not")
+        return logits
 
     def with_random_weights(self, seed: int = 0) -> LanguageModel:
         """The control that knows nothing: same architecture and tokenizer, weights freshly drawn."""
@@ -216,6 +320,18 @@ class LanguageModel:
             torch.default_generator.manual_seed(seed)
             model = type(self.model)(self.model.config)
         return LanguageModel(model.to(self.device), self.tokenizer, f"{self.name} (random weights)", self.kind)
+
+
+def mend_other_rows(model, given: list[int]) -> None:
+    """Make rows of the embeddings and the head zero that are not finite and of no token: they reach every gradient.
+
+    A table is often longer than its vocabulary, and nobody looks at what was left in memory there.
+    """
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for weight in [] if layer is None else layer.parameters():
+            other = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+            other[[i for i in given if i < len(weight)]] = False
+            weight.data[other & ~weight.data.reshape(len(weight), -1).isfinite().all(1)] = 0
 
 
 def input_table(module: torch.nn.Embedding) -> Tensor:

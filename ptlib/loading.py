@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,11 +19,13 @@ from transformers import (
 )
 from transformers.utils import cached_file, logging
 
-from .errors import ModelLoadError
+from .errors import ModelLoadError, first_line
+from .identity import Checkpoint, Stamp, stamp_of
 from .lm import LanguageModel, input_table, kind_of
 
 __all__ = ["list_lms", "load_lm"]
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 ZOO = Path(__file__).parent / "zoo" / "models"
 AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
@@ -66,7 +67,36 @@ def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = 
     Raises:
         ModelLoadError: the folder, the hub model or one of its files is missing or unreadable, or the device is.
     """
-    return _load_lm(str(name), full_device(str(device)), dtype or torch.float32, revision, embeddings_only)
+    wanted = (str(name), full_device(str(device)), dtype or torch.float32, revision, embeddings_only)
+    path = find_model(str(name))
+    # A folder is what it is now, not what it was at the last call, nor what another one of the same name is.
+    state = folder_state(path) if Path(path).is_dir() else None
+    key = (*wanted, str(Path(path).resolve()) if state else None)
+    if key not in _loaded or _loaded[key][0] != state:
+        _loaded[key] = state, read_lm(path, *wanted)
+    return _loaded[key][1]
+
+
+_loaded: dict[tuple, tuple[tuple[Stamp, ...] | None, LanguageModel]] = {}
+
+
+def find_model(name: str) -> str:
+    """The folder of a model, or its hub id."""
+    path = str(Path(name).expanduser())
+    if name.startswith("zoo/"):
+        known = list_lms() + list_lms("zoo/halves")
+        if name not in known:
+            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(known)}")
+        return str(ZOO / name.removeprefix("zoo/"))
+    if not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
+                             f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
+    return path
+
+
+def folder_state(folder: str) -> tuple[Stamp, ...]:
+    """Of all files in it, what changes when they do."""
+    return tuple(stamp_of(file) for file in sorted(Path(folder).iterdir()) if file.is_file())
 
 
 def full_device(device: str) -> str:
@@ -79,11 +109,6 @@ def full_device(device: str) -> str:
                              f"{', '.join(present)}") from error
 
 
-def first_line(error: Exception) -> str:
-    """What an error of the libraries below says, at its shortest."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def hub_answers() -> bool:
     """Whether the hub can be reached, asked once: its client would try each file six times, for 20 seconds."""
     try:
@@ -93,18 +118,8 @@ def hub_answers() -> bool:
     return True
 
 
-@cache
-def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None, embeddings_only: bool) -> LanguageModel:
-    """``load_lm``, once for each set of arguments, however they were written."""
-    path = str(Path(name).expanduser())
-    if name.startswith("zoo/"):
-        path = str(ZOO / name.removeprefix("zoo/"))
-        known = list_lms() + list_lms("zoo/halves")
-        if name not in known:
-            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(known)}")
-    elif not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
-                             f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
+def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str | None,
+            embeddings_only: bool) -> LanguageModel:
     way_out = "expected a folder with a readable config.json, model.safetensors and tokenizer.json"
     try:
         if not Path(path).is_dir():
@@ -118,17 +133,20 @@ def _load_lm(name: str, device: str, dtype: torch.dtype, revision: str | None, e
         config = AutoConfig.from_pretrained(path, revision=revision)
         kind = kind_of(config)
         tokenizer = read_tokenizer(path, revision)
+        checkpoint = find_checkpoint(path, tokenizer, revision)
         if embeddings_only:
-            table = read_embeddings(path, config, kind, dtype, revision)
-            return LanguageModel(None, tokenizer, name, kind, table.to(device))
+            table = read_embeddings(checkpoint, config, kind, dtype)
+            return LanguageModel(None, tokenizer, name, kind, table.to(device), checkpoint)
         with without_bars():
             model, info = AUTO[kind].from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
+        if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
+            raise LookupError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}: it is a bare encoder "
+                              f"or a classifier, and no {kind} language model with its head")
+        return LanguageModel(model.to(device), tokenizer, name, kind, checkpoint=checkpoint)
+    except ModelLoadError:
+        raise
     except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
         raise ModelLoadError(f"cannot load a language model from {name!r} ({first_line(error)}); {way_out}") from error
-    if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
-        raise ModelLoadError(f"the weights of {name!r} lack {', '.join(sorted(info['missing_keys'])[:3])}; expected a "
-                             f"{kind} language model with its head, not a bare encoder or a classifier")
-    return LanguageModel(model.to(device), tokenizer, name, kind)
 
 
 def read_tokenizer(path: str, revision: str | None):
@@ -140,11 +158,30 @@ def read_tokenizer(path: str, revision: str | None):
     return tokenizer
 
 
-def find_file(path: str, file: str, revision: str | None) -> str | None:
-    return cached_file(path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+def find_file(path: str, file: str, revision: str | None) -> Path | None:
+    found = cached_file(path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found).absolute()  # the working directory may change
 
 
-def read_embeddings(path: str, config, kind: str, dtype: torch.dtype, revision: str | None) -> Tensor:
+def find_checkpoint(path: str, tokenizer, revision: str | None) -> Checkpoint:
+    """The files that transformers reads a model from: weights in one file before shards, safetensors before pickles."""
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                 "pytorch_model.bin.index.json"):
+        if weights := find_file(path, name, revision):
+            break
+    else:
+        raise FileNotFoundError("there is no model.safetensors, nor a pytorch_model.bin")
+    shards = [weights]
+    if weights.suffix == ".json":
+        names = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = [Path(cached_file(path, name, revision=revision)).absolute() for name in names]
+    names = {*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}
+    of_tokenizer = (find_file(path, name, revision) for name in sorted(names))
+    return Checkpoint(find_file(path, "config.json", revision), tuple(shards),
+                      tuple(file for file in of_tokenizer if file is not None))
+
+
+def read_embeddings(checkpoint: Checkpoint, config, kind: str, dtype: torch.dtype) -> Tensor:
     """(V, d) float32 input embeddings from a safetensors checkpoint, sharded or not, without reading the rest of it."""
     with torch.device("meta"):
         skeleton = AUTO[kind].from_config(config)
@@ -152,17 +189,16 @@ def read_embeddings(path: str, config, kind: str, dtype: torch.dtype, revision: 
     # A tied table is stored once, under any of its names; a checkpoint of the bare encoder lacks the prefix.
     names = [name for name, weight in skeleton.named_parameters(remove_duplicate=False) if weight is layer.weight]
     names += [name.partition(".")[2] for name in names]
-    index = find_file(path, "model.safetensors.index.json", revision)
-    if index is not None:
-        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+    for file in checkpoint.weights:
+        if file.suffix != ".safetensors":
+            raise LookupError(f"{file.name} is a pickle, of which no part can be read, expected model.safetensors")
+        with safe_open(str(file), "pt") as tensors:
+            found = next((name for name in names if name in tensors.keys()), None)  # noqa: SIM118
+            if found is not None:
+                layer.weight = torch.nn.Parameter(tensors.get_tensor(found).to(dtype), requires_grad=False)
+                break
     else:
-        with safe_open(cached_file(path, "model.safetensors", revision=revision), "pt") as tensors:
-            shards = dict.fromkeys(tensors.keys(), "model.safetensors")
-    found = next((name for name in names if name in shards), None)
-    if found is None:
         raise LookupError(f"no tensor named {' or '.join(names)}; it may still load with embeddings_only=False")
-    with safe_open(cached_file(path, shards[found], revision=revision), "pt") as tensors:
-        layer.weight = torch.nn.Parameter(tensors.get_tensor(found).to(dtype), requires_grad=False)
     if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
         layer.embed_scale = torch.tensor(layer.scalar_embed_scale)
     return input_table(layer)

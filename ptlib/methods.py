@@ -83,7 +83,8 @@ class Move:
                                                                                strict=True)]
         shares = [w * (v - origin).norm(dim=-1) / radius for w, v, origin, radius in
                   zip(self.weights, self.vectors, origins[:-1], radii[:-1], strict=True)]
-        return normalize_prompt(found, self.target.embeddings, self.normalize, sum(shares) * radii[-1], origins[-1])
+        return normalize_prompt(found, self.target.given_embeddings, self.normalize, sum(shares) * radii[-1],
+                                origins[-1])
 
     def masked(self, top_k: int | None) -> tuple[Tensor, Tensor | None]:
         """The relative representation on the anchors that all sources together find the most similar, and these."""
@@ -110,7 +111,7 @@ def _closed_form(move: Move, ridge: float | str = "auto", center: bool = False, 
 
 def _gradient(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None, progress: bool = False):
     relative, mask = move.masked(top_k)
-    return gradient_search(relative, move.table, move.target.embeddings, steps=steps, lr=lr, mask=mask,
+    return gradient_search(relative, move.table, move.target.given_embeddings, steps=steps, lr=lr, mask=mask,
                            normalize_in_loss=move.normalize == "affine-in-loss", seed=move.seed, progress=progress), {}
 
 

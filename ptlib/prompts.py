@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import PromptLoadError, PromptMismatchError, TaskError
+from .errors import NotFiniteError, PromptLoadError, PromptMismatchError, TaskError
 from .files import replacing
 from .lm import LanguageModel
 from .mixtures import Mixture
@@ -23,6 +23,9 @@ from .templates import Template
 
 __all__ = ["Prompt", "common_template", "default_template", "manual_prompt", "random_prompt", "random_vectors",
            "salted_generator"]
+
+
+OLD_FINGERPRINT = 16  # characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +54,21 @@ class Prompt:
         if self.vectors.ndim != 2 or len(self.vectors) != slots:
             raise PromptMismatchError(f"template {self.template!r} has {slots} prompt slots, but the vectors have the "
                                       f"shape {tuple(self.vectors.shape)}; expected ({slots}, d)")
+        broken = int((~self.vectors.isfinite()).sum())
+        if broken:
+            raise NotFiniteError(f"{broken} of the {self.vectors.numel()} numbers of a prompt for {self.lm_name} are "
+                                 "not finite; expected all to be: tune it with a lower lr=, or move it otherwise")
 
     def __repr__(self) -> str:
-        return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task})"
+        dropped = sum(sum(reasons.values()) for reasons in self.meta.get("dropped", {}).values())
+        notes = f", {dropped} examples dropped" * bool(dropped) + self.unknown
+        return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task}{notes})"
+
+    @property
+    def unknown(self) -> str:
+        """What is not known of the model: ptlib 0.1.0 kept a shorter fingerprint, of its embedding table alone."""
+        old = len(self.lm_fingerprint) == OLD_FINGERPRINT
+        return ", of whose model the embedding table alone is known (ptlib 0.1.0)" * old
 
     def check(self, lm: LanguageModel) -> None:
         """Raise PromptMismatchError unless the prompt was made for ``lm``."""
@@ -61,9 +76,10 @@ class Prompt:
         if self.vectors.shape[1] != lm.dim:
             raise PromptMismatchError(f"the prompt is {self.vectors.shape[1]} wide (made for {self.lm_name}), but "
                                       f"{lm.name} has embeddings of width {lm.dim}{advice}")
-        if self.lm_fingerprint != lm.fingerprint:
+        known = lm.table_fingerprint if self.unknown else lm.fingerprint
+        if self.lm_fingerprint != known:
             raise PromptMismatchError(f"the prompt was made for {self.lm_name} (fingerprint {self.lm_fingerprint}), "
-                                      f"not for {lm.name} ({lm.fingerprint}){advice}")
+                                      f"not for {lm.name} ({known}){advice}")
 
     def on(self, lm: LanguageModel) -> Prompt:
         """The same words with the same weights on another LM, of any width and tokenizer that knows them.

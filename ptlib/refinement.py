@@ -10,7 +10,7 @@ from .anchors import shared_anchors
 from .errors import PromptMismatchError, PromptTransferError, TaskError
 from .lm import LanguageModel
 from .prompts import Prompt, common_template, salted_generator
-from .scoring import mean_answers
+from .scoring import answerable, mean_answers
 from .tasks import Example
 from .templates import Template
 from .training import Data, FreeVectors, Run, train
@@ -60,19 +60,21 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
 
     Returns:
         {name: Prompt}; ``meta`` says what it was (``"from"``) and what it cost: ``forwards`` and ``backwards`` are
-        sequences through ``lm``, ``source_forwards`` through the sources.
+        sequences through ``lm``, ``source_forwards`` through the sources. ``"dropped"`` counts the examples that did
+        not count, by what their objects are.
 
     Raises:
         PromptMismatchError: a prompt or teacher is not of its LM, has no vectors, or the templates differ.
         PromptTransferError: no prompts, an unknown mode, or something that it needs is missing.
-        TaskError: no inputs; no example has an object that is one token of ``lm``.
+        TaskError: no inputs; no example has an object that is one token of ``lm``, or a label word is not.
+        NotFiniteError: the loss, or the logits, of a step are not finite.
     """
     given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
     _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
     template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     words = shared_anchors(*sources, lm).words if sources else ()
-    runs, read = {}, dict.fromkeys(prompts, 0)
+    runs, read, dropped = {}, dict.fromkeys(prompts, 0), {}
     for name, prompt in prompts.items():
         draw = salted_generator(seed, f"{mode} {prompt.task}")
         if mode == "distill":
@@ -82,7 +84,8 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
             learnt, judged = _taught(lm, template, subjects, sources, teachers, words, draw)
             read[name] = len(subjects) * len(sources)
         else:
-            [learnt] = [judged] = labelled([lm], template, examples[name])
+            [learnt], dropped[name] = labelled([lm], template, examples[name])
+            judged = learnt
             if not learnt.layouts:
                 raise TaskError(f"{name!r} has {len(examples[name])} examples, none with an object that is one token "
                                 f"of {lm.name}; expected some")
@@ -94,7 +97,8 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
                          prompts[name].task,
                          {"method": mode, **settings, "seed": seed, "sources": [one.name for one in sources],
                           "train": len(run.train[0].layouts), "forwards": run.forwards, "backwards": run.backwards,
-                          "source_forwards": read[name], "from": prompts[name].meta})
+                          "source_forwards": read[name], "dropped": {"examples": dropped.get(name, {})},
+                          "from": prompts[name].meta})
             for name, run in runs.items()}
 
 
@@ -105,11 +109,16 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
         raise TaskError("no inputs to distil on; expected some subjects, or inputs=None for plain words")
     if len(teachers) != len(sources):
         raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one each")
+    words = answerable(words, [(lm, template.text), *((one, teacher.template) for one, teacher in
+                                                      zip(sources, teachers, strict=True))])
+    if len(words) < 2:
+        raise TaskError(f"{len(words)} words are one token of {lm.name} and its sources where their templates ask for "
+                        f"them ({template.text!r}); expected some: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
-    layouts, choices = template.layout(lm, subjects), torch.tensor(lm.word_ids(words), device=lm.device)
+    layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
     order = torch.randperm(len(subjects), generator=draw).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
-    return tuple(Data([layouts[i] for i in part], targets[part], choices)
+    return tuple(Data([layouts[i] for i in part], targets[part], tokens)
                  for part in (order[len(held):] or order, held))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,38 +16,127 @@ from .prompts import Prompt
 from .tasks import Example
 from .templates import Layout, Template, batches, collate
 
-__all__ = ["answer_distributions", "candidate_scores", "candidate_tokens", "mean_answers"]
+__all__ = ["Candidates", "answer_distributions", "answerable", "candidate_scores", "candidates_of", "mean_answers",
+           "scorable"]
 
 
-def candidate_tokens(lm: LanguageModel, examples: Sequence[Example], given: Iterable[str] | None,
-                     multi_token: bool) -> dict[str, list[int]]:
-    """{word: its tokens} to rank: those given, else the examples' choices, else all words, or all objects."""
+@dataclass(frozen=True)
+class Candidates:
+    """The words that may answer, each with its tokens at the answer's place; no two are the same tokens.
+
+    Attributes:
+        words: as they were given, or as the vocabulary has them.
+        tokens: one tuple a word.
+        lm_name, place: where they are these tokens; see ``LanguageModel.tokenize_at``.
+        multi_token: whether words of several tokens are among them.
+    """
+
+    words: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    lm_name: str
+    place: str
+    multi_token: bool = False
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def columns(self) -> dict[tuple[int, ...], int]:
+        """{tokens: their place}."""
+        return {tokens: column for column, tokens in enumerate(self.tokens)}
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """(C,) tokens, where each word is one."""
+        return torch.tensor([token for token, in self.tokens], dtype=torch.long)
+
+
+def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Example],
+                  given: Iterable[str] | None = None, multi_token: bool = False) -> Candidates:
+    """The words to rank: those given, else the examples' choices, else all words or, with ``multi_token``, all objects.
+
+    Words that are the same tokens (*Paris* and *paris* to an uncased model) are one candidate.
+
+    Raises:
+        TaskError: the examples are of several tasks; a label word is not one token (with ``multi_token``: unknown), or
+            two of them are the same; no candidate is left.
+    """
     kinds = list(dict.fromkeys(example.choices for example in examples)) if given is None else []
     if len(kinds) > 1:
         raise TaskError(f"the examples have different label words ({' and '.join(map(str, kinds))}); expected the "
                         "examples of one task, or candidates=")
     choices = kinds[0] if kinds else None
     if given is None and choices is None and not multi_token:
-        return {word: [i] for word, i in lm.words.items()}
-    words = choices or sorted(set([e.object for e in examples] if given is None else given))
-    if multi_token:
-        special = set(lm.tokenizer.all_special_ids)
-        spoken = lm.tokenize_after(" " + word for word in words)
-        tokens = [None if special.intersection(ids) or max(ids, default=lm.vocab_size) >= lm.vocab_size else ids
-                  for ids in spoken]
-    else:
-        tokens = [None if i is None else [i] for i in lm.word_ids(words)]
-    found = {word: ids for word, ids in zip(words, tokens, strict=True) if ids is not None}
-    # Without one of its words, or with two that are one, a classification would be another than it says.
-    unknown = [word for word in choices or () if word not in found]
-    if unknown:
+        return all_words(lm, template.place)
+    words = list(choices or sorted(set([e.object for e in examples] if given is None else given)))
+    spoken = dict(zip(words, tokens_of(lm, words, template.place, multi_token), strict=True))
+    if choices:
+        check_choices(lm, spoken, multi_token)
+    found = {tokens: word for word, tokens in reversed(spoken.items()) if tokens is not None}
+    if not found:
+        raise TaskError(f"none of the {len(words)} candidates can be scored" + (f": {words[0]!r}, for one, is "
+                        f"{'unknown to' if multi_token else 'not one token of'} {lm.name} {behind(template.place)}" if
+                        words else "") + "; expected some words" + ("" if multi_token else ", or multi_token=True"))
+    return Candidates(*zip(*[(word, tokens) for tokens, word in reversed(found.items())], strict=True), lm.name,
+                      template.place, multi_token)
+
+
+_all_words: WeakKeyDictionary[LanguageModel, dict[str, Candidates]] = WeakKeyDictionary()
+
+
+def all_words(lm: LanguageModel, place: str) -> Candidates:
+    """The whole words of a vocabulary, found once."""
+    found = _all_words.setdefault(lm, {})
+    if place in found:
+        return found[place]
+    words = lm.words_at(place)
+    if not words:
+        raise TaskError(f"no word is one token of {lm.name} {behind(place)}: its tokenizer turns none of its "
+                        f"{len(lm.tokenizer)} tokens back into itself; expected candidates=, or multi_token=True")
+    found[place] = Candidates(tuple(words), tuple((i,) for i in words.values()), lm.name, place)
+    return found[place]
+
+
+def tokens_of(lm: LanguageModel, words: Sequence[str], place: str,
+              multi_token: bool) -> list[tuple[int, ...] | None]:
+    """The tokens of each word; None where it is several of them, or not made of tokens that text can hold."""
+    if not multi_token:
+        return [None if i is None else (i,) for i in lm.word_ids(words, place)]
+    special = set(lm.tokenizer.all_special_ids)
+    return [None if special.intersection(ids) or max(ids, default=lm.vocab_size) >= lm.vocab_size else tuple(ids)
+            for ids in lm.tokenize_at(words, place)]
+
+
+def check_choices(lm: LanguageModel, spoken: Mapping[str, tuple[int, ...] | None], multi_token: bool) -> None:
+    """Without one of its words, or with two that are one, a classification would be another than it says."""
+    if unknown := [word for word, tokens in spoken.items() if tokens is None]:
         raise TaskError(f"label word {unknown[0]!r} is " + (f"unknown to {lm.name}" if multi_token else
                         f"not one token of {lm.name}") + "; expected label_words= that it knows"
-                        + ("" if multi_token else ", or multi_token=True"))
-    if choices and len(set(map(tuple, found.values()))) < len(found):
-        raise TaskError(f"two of the label words {', '.join(choices)} are the same token to {lm.name}; expected "
+                        + ("" if multi_token else ", or to evaluate with multi_token=True"))
+    if len(set(spoken.values())) < len(spoken):
+        raise TaskError(f"two of the label words {', '.join(spoken)} are the same token to {lm.name}; expected "
                         "label_words= that it tells apart")
-    return found
+
+
+def behind(place: str) -> str:
+    return "behind a space" if place == " " else f"behind {place!r}" if place else "at the start of a text"
+
+
+def scorable(lm: LanguageModel, examples: Sequence[Example],
+             candidates: Candidates) -> tuple[list[Example], list[int], tuple[tuple[Example, str], ...]]:
+    """The examples whose object is a candidate, with its column; and the others, each with what its object is."""
+    kept, columns, dropped = [], [], []
+    spoken = tokens_of(lm, [example.object for example in examples], candidates.place, candidates.multi_token)
+    for example, tokens in zip(examples, spoken, strict=True):
+        column = candidates.columns.get(tokens)
+        if column is None:
+            why = (f"not one token of {lm.name} {behind(candidates.place)}" if tokens is None else
+                   f"not among the {len(candidates)} candidate words")
+            dropped.append((example, why))
+        else:
+            kept.append(example)
+            columns.append(column)
+    return kept, columns, tuple(dropped)
 
 
 def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int) -> Layout:
@@ -57,7 +149,7 @@ def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int)
 
 
 def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor,
-                     candidates: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+                     candidates: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
     """(indices, scores) of batches of layouts: (B, C) mean log-probability of the tokens of each candidate.
 
     A causal LM reads a candidate's tokens one after another; a masked one sees a blank for each of them. So one
@@ -66,12 +158,12 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
     questions: dict[tuple, list[tuple[int, int]]] = {}
     for column, tokens in enumerate(candidates):
         for at, token in enumerate(tokens):
-            filling = tokens[:at] if lm.kind == "causal" else [lm.blank_id] * len(tokens)
+            filling = tuple(tokens[:at]) if lm.kind == "causal" else [lm.blank_id] * len(tokens)
             questions.setdefault((*filling, at), []).append((column, token))
     asked = {question: torch.tensor(pairs, device=lm.device).T for question, pairs in questions.items()}
     lengths = torch.tensor([len(tokens) for tokens in candidates], device=lm.device)
     several = max(map(len, candidates)) > 1
-    for rows, _ in batches(layouts, lm.device):
+    for rows, _ in batches(layouts, lm):
         scores = torch.zeros(len(rows), len(candidates), device=lm.device)
         for (*filling, at), (columns, tokens) in asked.items():
             batch = collate([extended(lm, layouts[i], filling, at) for i in rows], lm.device)
@@ -80,14 +172,23 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         yield rows, scores / lengths
 
 
+def answerable(words: Iterable[str], asked: Iterable[tuple[LanguageModel, str]]) -> list[str]:
+    """The words that are one token wherever a template asks for them: of every LM, behind what stands before [Y]."""
+    words = list(words)
+    for lm, place in dict.fromkeys((lm, Template(template).place) for lm, template in asked):
+        words = [word for word, i in zip(words, lm.word_ids(words, place), strict=True) if i is not None]
+    return words
+
+
 @torch.inference_mode()
 def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], words: Sequence[str]) -> Tensor:
     """(n, words) float32 on the CPU: the probability of each word as the answer to each subject, with the sum 1.
 
-    Every word is one token of ``lm``.
+    Every word is one token of ``lm`` at the answer's place.
     """
     prompt.check(lm)
-    layouts, tokens = Template(prompt.template).layout(lm, subjects), [[i] for i in lm.word_ids(words)]
+    template = Template(prompt.template)
+    layouts, tokens = template.layout(lm, subjects), [[i] for i in lm.word_ids(words, template.place)]
     found = torch.empty(len(subjects), len(words))
     for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), tokens):
         found[rows] = scores.softmax(-1).cpu()

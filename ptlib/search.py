@@ -146,7 +146,7 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
     Args:
         relative: (n, m, k), n prompts.
         anchors: (k, d).
-        table: (V, d), the target's whole embedding table, for ``normalize_in_loss``.
+        table: (V, d), the target's embedding table, for ``normalize_in_loss``.
         normalize_in_loss: apply ``normalize_prompt(..., "affine")`` to the candidate before the loss, and return
             it so, as the paper's reference code does.
         mask: (n, m, k) bool, the anchors that count for each vector; all if None.
@@ -181,7 +181,7 @@ def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor |
 
     Args:
         vectors: (..., m, d): each prompt of m vectors is standardised by its own scalar statistics.
-        table: (V, d), the target's whole embedding table.
+        table: (V, d), the target's embedding table.
         how: ``"none"``; ``"scale"``: divide by the prompt's standard deviation, multiply by the table's;
             ``"affine"``: also move the prompt's mean to the table's; ``"affine-in-loss"`` has been applied by the
             search already; ``"norm-preserving"``: give each vector the norm in ``lengths``, and ``"centered-norm"``

@@ -22,7 +22,7 @@ from .anchors import shared_anchors
 from .errors import PromptMismatchError, PromptTransferError, TaskError
 from .lm import LanguageModel
 from .prompts import Prompt
-from .scoring import answer_distributions, mean_answers
+from .scoring import answer_distributions, answerable, mean_answers
 
 __all__ = ["agreement", "select"]
 
@@ -52,18 +52,25 @@ def agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Seq
         AnchorError: the LMs share no words.
         PromptTransferError: no prompts; one alone without a source; not a teacher for each source.
     """
-    sources, teachers = _pairs(source, teacher)
+    return _agreement(lm, prompts, inputs, *_pairs(source, teacher), candidates)[0]
+
+
+def _agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequence[str],
+               sources: Sequence[LanguageModel], teachers: Sequence[Prompt],
+               candidates: Iterable[str] | None) -> tuple[dict[Hashable, float], int]:
+    """``agreement``, and how many candidates were left out."""
     _check(lm, prompts, sources, teachers, inputs)
-    words = _words([lm, *sources], candidates)
+    words, dropped = _words([*((lm, prompt) for prompt in prompts.values()), *zip(sources, teachers, strict=True)],
+                            candidates)
     given = {name: answer_distributions(lm, prompt, inputs, words) for name, prompt in prompts.items()}
     if sources:
         reference = mean_answers(sources, teachers, inputs, words)
-        return {name: _overlap(answers, reference) for name, answers in given.items()}
+        return {name: _overlap(answers, reference) for name, answers in given.items()}, dropped
     best = {name: answers.argmax(-1, keepdim=True) for name, answers in given.items()}
     votes = torch.zeros(len(inputs), len(words))
     for one in best.values():
         votes.scatter_add_(1, one, torch.ones_like(one, dtype=votes.dtype))
-    return {name: (votes.gather(1, one) - 1).mean().item() / (len(best) - 1) for name, one in best.items()}
+    return {name: (votes.gather(1, one) - 1).mean().item() / (len(best) - 1) for name, one in best.items()}, dropped
 
 
 def select(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequence[str], *,
@@ -73,12 +80,14 @@ def select(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequen
 
     Returns:
         The Prompt, whose ``meta`` says under ``"selected"`` what it agrees with (``by``), how far (``agreement``),
-        ``among`` how many prompts it was chosen and how many inputs the target has read for it (``target_forwards``).
+        ``among`` how many prompts it was chosen, how many inputs the target has read for it (``target_forwards``) and
+        how many candidates are not one token of every LM (``dropped_candidates``).
     """
-    found = agreement(lm, prompts, inputs, source=source, teacher=teacher, candidates=candidates)
+    sources, teachers = _pairs(source, teacher)
+    found, dropped = _agreement(lm, prompts, inputs, sources, teachers, candidates)
     best = max(found, key=found.get)
-    by = [one.name for one in _pairs(source, teacher)[0]] or "the other prompts"
-    record = {"by": by, "agreement": found[best], "among": len(found), "target_forwards": len(found) * len(inputs)}
+    record = {"by": [one.name for one in sources] or "the other prompts", "agreement": found[best],
+              "among": len(found), "target_forwards": len(found) * len(inputs), "dropped_candidates": dropped}
     return replace(prompts[best], meta={**prompts[best].meta, "selected": record})
 
 
@@ -87,18 +96,16 @@ def _overlap(one: Tensor, other: Tensor) -> float:
     return torch.minimum(one, other).sum(-1).mean().item()
 
 
-def _words(lms: Sequence[LanguageModel], candidates: Iterable[str] | None) -> list[str]:
-    """The words that may answer: one token in every LM."""
-    if candidates is None:
-        return list(shared_anchors(*lms).words)
-    given = sorted(set(candidates))
-    known = zip(given, *(lm.word_ids(given) for lm in lms), strict=True)
-    words = [word for word, *ids in known if None not in ids]
+def _words(asked: Sequence[tuple[LanguageModel, Prompt]], candidates: Iterable[str] | None) -> tuple[list[str], int]:
+    """The words that may answer, one token wherever they are asked for; and how many candidates are not."""
+    lms = list(dict.fromkeys(lm for lm, _ in asked))
+    given = list(shared_anchors(*lms).words) if candidates is None else sorted(set(candidates))
+    words = answerable(given, [(lm, prompt.template) for lm, prompt in asked])
     if len(words) < 2:
         raise TaskError(f"of {len(given)} candidates {len(words)} are one token of "
                         f"{' and '.join(lm.name for lm in lms)}; expected at least two; give more, or none for all "
                         "words that the LMs share")
-    return words
+    return words, len(given) - len(words)
 
 
 def _pairs(source, teacher) -> tuple[list[LanguageModel], list[Prompt]]:

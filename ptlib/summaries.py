@@ -31,10 +31,11 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
 
     Returns:
         Columns ``relation_mean`` (each relation counts the same; often called macro), ``relation_low``,
-        ``relation_high``; ``pooled`` (each fact counts the same; micro), ``pooled_low``, ``pooled_high``; with
-        ``versus`` also ``difference`` of the relation means, ``difference_low``, ``difference_high``; and
-        ``relations``, ``facts``, ``repeats`` (evaluations of a relation, on average), ``dropped`` facts and
-        ``candidates``.
+        ``relation_high``; ``pooled`` (each fact counts the same; micro), ``pooled_low``, ``pooled_high``; of
+        evaluations with filtered ranks also the relation mean by these, ``filtered_mean``, ``filtered_low``,
+        ``filtered_high``; with ``versus`` also ``difference`` of the relation means, ``difference_low``,
+        ``difference_high``; and ``relations``, ``facts``, ``repeats`` (evaluations of a relation, on average), ``ties``
+        in all evaluations, ``dropped`` facts and ``candidates``.
 
     Raises:
         PromptTransferError: ``versus`` is not among the labels, or has other relations.
@@ -60,6 +61,10 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
         row = {"relation_mean": scores.mean(), "relation_low": low, "relation_high": high,
                "pooled": np.average(facts["mean"], weights=facts["count"]), "pooled_low": pooled_low,
                "pooled_high": pooled_high}
+        if all(evaluation.filtered_ranks is not None for evaluation in group):
+            filtered = _relation_means(group, "filtered_p_at_1").to_numpy()
+            row["filtered_mean"] = filtered.mean()
+            row["filtered_low"], row["filtered_high"] = relation_interval(filtered, resamples, seed)
         if versus is not None:
             if set(relations[versus].index) != set(relations[label].index):
                 raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations; "
@@ -69,7 +74,7 @@ def summarize(evaluations: Mapping[object, Sequence[Evaluation]] | Sequence[Eval
             row["difference_low"], row["difference_high"] = relation_interval(paired, resamples, seed)
         repeats = len(group) / len(scores)
         rows.append({**row, "relations": len(scores), "facts": len(facts), "repeats": repeats,
-                     "dropped": round(sum(len(e.dropped) for e in group) / repeats),
+                     "ties": sum(e.ties for e in group), "dropped": round(sum(len(e.dropped) for e in group) / repeats),
                      "candidates": max(e.num_candidates for e in group)})
     labels = list(groups)
     index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
@@ -133,10 +138,10 @@ def _shares(count: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples) / count
 
 
-def _relation_means(group: Sequence[Evaluation]) -> pd.Series:
-    """P@1 of each relation; an evaluation of no named task is a relation of its own."""
+def _relation_means(group: Sequence[Evaluation], metric: str = "p_at_1") -> pd.Series:
+    """The metric of each relation; an evaluation of no named task is a relation of its own."""
     keys = [evaluation.task or i for i, evaluation in enumerate(group)]
-    return pd.Series([evaluation.p_at_1 for evaluation in group]).groupby(keys, sort=False).mean()
+    return pd.Series([getattr(evaluation, metric) for evaluation in group]).groupby(keys, sort=False).mean()
 
 
 def _fact_means(group: Sequence[Evaluation]) -> pd.DataFrame:

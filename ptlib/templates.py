@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from .errors import PromptMismatchError
-from .lm import LanguageModel
+from .errors import ModelLoadError, PromptMismatchError
+from .lm import APART, LanguageModel
 
 __all__ = ["Batch", "Template", "batches", "collate"]
 
@@ -41,6 +42,19 @@ class Template:
     def parts(self) -> list[str]:
         """Slots and the raw text between them."""
         return [part for part in SLOT.split(self.text) if part]
+
+    @property
+    def place(self) -> str:
+        """The text right before the answer, which decides by what tokens a word is written there; for ``tokenize_at``.
+
+        A space, mostly; "" at the start of a text; the end of what stands there otherwise, a quotation mark, say. What
+        stands in [X] or [V] is not known: directly behind it, a word is taken to be as it is behind a quotation mark.
+        """
+        before = self.text[:self.text.index("[Y]")]
+        if not before or before.endswith(" "):
+            return before[-1:]
+        last = SLOT.split(before)[-1]
+        return last.split(" ")[-1] or APART
 
     @property
     def num_vectors(self) -> int:
@@ -81,6 +95,7 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} with an empty subject has no token before [Y] for "
                                           f"{lm.name} to predict it from; put words or [V] there")
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
+        check_ids(lm, layouts)
         return layouts
 
 
@@ -125,6 +140,16 @@ def shortened(lm: LanguageModel, template: str, subjects: list[list[int]], taken
     return [ids[:room] for ids in subjects]
 
 
+def check_ids(lm: LanguageModel, layouts: Iterable[Layout]) -> None:
+    """Raise ModelLoadError for a token that the tokenizer has and the model has not."""
+    highest = max((max(layout.ids) for layout in layouts), default=0)
+    if highest >= lm.vocab_size:
+        token = lm.tokenizer.convert_ids_to_tokens(highest)
+        raise ModelLoadError(f"the tokenizer of {lm.name} gives the token {token!r} the id {highest}, but the "
+                             f"model has {lm.vocab_size} embeddings; expected tokenizer and model of one checkpoint, "
+                             "or texts without that token")
+
+
 def slot_count(part: str) -> int:
     """Prompt vectors in a part: 5 for ``[V]*5``, 1 for ``[V]``, 0 for anything else."""
     if not part.startswith("[V]"):
@@ -161,9 +186,12 @@ def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
                  torch.tensor([layout.answer for layout in layouts], device=device))
 
 
-def batches(layouts: Sequence[Layout], device: torch.device, size: int = 256) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of similar length, each with the indices of its layouts."""
+def batches(layouts: Sequence[Layout], lm: LanguageModel, size: int = 256) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of similar length, each with the indices of its layouts; of equal length where an LM reads padding."""
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
-    for at in range(0, len(order), size):
-        chosen = order[at:at + size]
-        yield chosen, collate([layouts[i] for i in chosen], device)
+    alike = [order] if lm.proof.ignores_padding else [
+        list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]
+    for group in alike:
+        for at in range(0, len(group), size):
+            chosen = group[at:at + size]
+            yield chosen, collate([layouts[i] for i in chosen], lm.device)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .errors import PromptTransferError
+from .errors import NotFiniteError, PromptTransferError
 from .lm import LanguageModel
 from .progress import progress_bar
+from .ranking import rank
 from .templates import Batch, Layout, batches
 
 __all__ = ["Data", "FreeVectors", "Run", "WordMixtures", "train"]
@@ -57,13 +61,21 @@ class Data:
 
     Attributes:
         layouts: n filled templates.
-        targets: (n,) ids of tokens, or (n, c) probabilities of the tokens in ``choices``.
-        choices: (c,) ids that the prediction is restricted to; the whole vocabulary if None.
+        targets: (n,) ids of tokens, or (n, c) probabilities of the tokens in ``candidates``.
+        candidates: (c,) ids that an answer is judged among; of distributions, those that they are over.
     """
 
     layouts: list[Layout]
     targets: Tensor
-    choices: Tensor | None = None
+    candidates: Tensor
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(n,) the places of the right answers among the candidates."""
+        if self.targets.ndim == 2:
+            return self.targets.argmax(-1)
+        places = {token: place for place, token in enumerate(self.candidates.tolist())}
+        return torch.tensor([places[token] for token in self.targets.tolist()], dtype=torch.long)
 
 
 @dataclass
@@ -115,8 +127,9 @@ def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence
 
     Raises:
         PromptTransferError: no epochs, or a rate or noise that cannot be.
+        NotFiniteError: logits or the loss of a step are not finite.
     """
-    if epochs < 1 or lr <= 0 or noise < 0:
+    if not (epochs >= 1 and 0 < lr < math.inf and 0 <= noise < math.inf):
         raise PromptTransferError(f"epochs={epochs}, lr={lr}, noise={noise}; expected at least one pass over the "
                                   "examples, a rate above 0 and noise of at least 0")
     parameters = [(run, *group) for run in runs for group in run.prompt.groups()]
@@ -125,44 +138,70 @@ def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence
         for step in bar:
             active = [run for run in runs if step < epochs * run.epoch]
             for (run, _, scale), group in zip(parameters, optimizer.param_groups, strict=True):
-                group["lr"] = lr * scale * rate(min(step, epochs * run.epoch), epochs * run.epoch)
+                group["lr"] = lr * scale * learning_rate(min(step, epochs * run.epoch), epochs * run.epoch)
             optimizer.zero_grad(set_to_none=True)
             chosen = [run.next_batch() for run in active]
-            for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
-                backward(lm, active, [run.train[at] for run in active], chosen, table, noise, share=1 / len(lms))
-            for run, rows in zip(active, chosen, strict=True):
-                run.forwards += len(rows)
-                run.backwards += len(rows)
-            optimizer.step()
-            finished = [run for run in active if (step + 1) % (run.epoch * (epochs if noise else 1)) == 0]
-            if finished:
-                keep_best(lms, finished, tables)
+            with diverging(step, lr):
+                for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
+                    backward(lm, active, [run.train[at] for run in active], chosen, table, noise, share=1 / len(lms))
+                for run, rows in zip(active, chosen, strict=True):
+                    run.forwards += len(rows)
+                    run.backwards += len(rows)
+                optimizer.step()
+                finished = [run for run in active if (step + 1) % (run.epoch * (epochs if noise else 1)) == 0]
+                if finished:
+                    keep_best(lms, finished, tables)
     for run in runs:
         run.prompt.load_state_dict(run.best_state)
 
 
-def rate(step: int, steps: int) -> float:
+@contextmanager
+def diverging(step: int, lr: float):
+    """Says at which step and rate logits or a loss stopped being finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(f"tuning diverged at step {step + 1} with lr={lr:g}: {error}; use a lower lr=") from None
+
+
+def learning_rate(step: int, steps: int) -> float:
     """Linear warm-up, then linear decay to zero."""
     warm = max(1, round(WARMUP * steps))
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
 
 
-def predictions(lm: LanguageModel, data: Data, batch: Batch, vectors: Tensor) -> Tensor:
-    """(B, V) logits at the answer slots, or (B, c) of the ``choices``."""
-    logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
-    return logits if data.choices is None else logits[:, data.choices]
+def logits_of(lm: LanguageModel, batch: Batch, vectors: Tensor) -> Tensor:
+    """(B, V) logits at the answer slots."""
+    return lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
 
 
 def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
-    """(B,) cross-entropy, of the true token or of a distribution over ``choices``."""
-    return cross_entropy(logits, data.targets[rows].to(logits.device), reduction="none")
+    """(B,) cross-entropy over the vocabulary, or of distributions over their candidates."""
+    targets = data.targets[rows].to(logits.device)
+    found = cross_entropy(logits if targets.ndim == 1 else logits[:, data.candidates], targets, reduction="none")
+    if not found.isfinite().all():
+        raise NotFiniteError(f"{int((~found.isfinite()).sum())} of {len(rows)} losses are not finite")
+    return found
+
+
+def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: Tensor) -> Tensor:
+    """(B,) 1 where the answer is the best of its own part's candidates, and 0 elsewhere: as ``evaluate`` judges it."""
+    found = torch.zeros(len(owner))
+    alike: dict[int, list[int]] = {}  # runs of one task share their candidates, and so do most tasks
+    for row, r in enumerate(owner):
+        alike.setdefault(id(parts[r].candidates), []).append(row)
+    for rows in alike.values():
+        candidates = parts[owner[rows[0]]].candidates
+        ranks = rank(logits[rows][:, candidates], columns[rows].to(logits.device)).ranks
+        found[rows] = (ranks == 1).float().cpu()
+    return found
 
 
 def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data, list[int]]:
     """The chosen examples of every run in one, and which run each belongs to."""
     layouts = [part.layouts[i] for part, rows in zip(parts, chosen, strict=True) for i in rows]
     targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
-    return Data(layouts, targets, parts[0].choices), [r for r, rows in enumerate(chosen) for _ in rows]
+    return Data(layouts, targets, parts[0].candidates), [r for r, rows in enumerate(chosen) for _ in rows]
 
 
 def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chosen: Sequence[Sequence[int]],
@@ -177,12 +216,12 @@ def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chos
                            for run, rows in zip(runs, chosen, strict=True)]) * noise * lm.moments[1]
     # The vectors are a leaf here, so that each batch has a graph of its own to go backward through.
     leaf = vectors.detach().requires_grad_()
-    for rows, batch in batches(data.layouts, lm.device):
+    for rows, batch in batches(data.layouts, lm):
         own = leaf[[owner[i] for i in rows]]
         if added is not None:
             own = own + added[rows].to(lm.device)
-        logits = predictions(lm, data, batch, own)
-        (losses(logits, data, rows) * weight[rows].to(lm.device)).sum().backward()
+        loss = losses(logits_of(lm, batch, own), data, rows)
+        (loss * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
 
 
@@ -190,20 +229,22 @@ def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chos
 def keep_best(lms: Sequence[LanguageModel], runs: Sequence[Run], tables: Sequence[Tensor | None]) -> None:
     """Measure every run on its dev examples and keep its state if it is the best so far."""
     everything = [range(len(run.dev[0].layouts)) for run in runs]
-    hits, lost = 0, 0
+    right, lost = 0, 0
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
-        data, owner = joined([run.dev[at] for run in runs], everything)
+        parts = [run.dev[at] for run in runs]
+        data, owner = joined(parts, everything)
+        columns = torch.cat([part.columns for part in parts])
         vectors = torch.stack([run.prompt.on(table).to(lm.device) for run in runs])
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
-        truth = data.targets if data.choices is None else data.targets.argmax(-1)
-        for rows, batch in batches(data.layouts, lm.device):
-            logits = predictions(lm, data, batch, vectors[[owner[i] for i in rows]])
-            hit[rows] = (logits.argmax(-1).cpu() == truth[rows]).float()
+        for rows, batch in batches(data.layouts, lm):
+            of = [owner[i] for i in rows]
+            logits = logits_of(lm, batch, vectors[of])
+            hit[rows] = hits(logits, parts, of, columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
-        hits, lost = hits + hit / len(lms), lost + loss / len(lms)
+        right, lost = right + hit / len(lms), lost + loss / len(lms)
     owner = torch.tensor(owner)
     for r, run in enumerate(runs):
-        score = (hits[owner == r].mean().item(), -lost[owner == r].mean().item())
+        score = (right[owner == r].mean().item(), -lost[owner == r].mean().item())
         run.forwards += len(everything[r])
         if score > run.best:
             run.best = score

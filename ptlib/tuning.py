@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -15,6 +16,7 @@ from .errors import PromptTransferError, TaskError
 from .lm import LanguageModel
 from .mixtures import Mixture
 from .prompts import Prompt, default_template, manual_prompt, random_vectors, salted_generator
+from .scoring import candidates_of, scorable
 from .tasks import Example, Task
 from .templates import Template
 from .training import Data, FreeVectors, Run, WordMixtures, train
@@ -37,10 +39,10 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
               progress: bool = True) -> dict[str, Prompt] | dict[tuple[int, str], Prompt]:
     """Tune one prompt for each task, or for each task and seed, all in one batch.
 
-    Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay
-    and batches of 16; keeps the state with the best P@1 on the task's dev examples (ties: the lower loss), with noise
-    the last one. Test examples are not looked at. Each task and seed has its own random numbers and schedule: its
-    prompt does not depend on those beside it.
+    Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay and
+    batches of 16; keeps the state with the best P@1 on the task's dev examples, as ``evaluate`` has it (ties: the lower
+    loss), with noise the last one. Test examples are not looked at. Each task and seed has its own random numbers and
+    schedule: its prompt does not depend on those beside it.
 
     Args:
         lm: frozen; its weights get no gradients. Several for one mixture that is tuned on all of them at once, with
@@ -68,11 +70,13 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     Returns:
         {task.name: Prompt}; of several seeds {(seed, task.name): Prompt}. Both go as they are into
         ``transfer_many`` and ``evaluate_many``. Of several LMs, the prompt as it is on the first. ``meta`` counts the
-        sequences that each LM has read (``forwards``) and gone back through (``backwards``).
+        sequences that each LM has read (``forwards``) and gone back through (``backwards``), and the examples that did
+        not count, by what their objects are (``dropped``).
 
     Raises:
-        TaskError: a task has no train example whose object is one token of ``lm``; ``init="manual"`` and it has no
-            manual template.
+        TaskError: a task has no train example whose object is one token of ``lm``, or a label word is not;
+            ``init="manual"`` and it has no manual template.
+        NotFiniteError: the loss, or the logits, of a step are not finite: ``lr`` is too high.
         PromptTransferError: no tasks, no seeds, no epochs; no such start or parameterization; several LMs for free
             vectors.
         AnchorError: the LMs share no words.
@@ -93,7 +97,8 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     if parameterization == "mixture":
         anchors = shared_anchors(*lms)
         words, tables = anchors.words, [anchors.of(one) for one in lms]
-    runs = {(one, task.name): _start(lms, task, Template(template), init, words, one)
+    examples = {task.name: _examples(lms, Template(template), task) for task in tasks}
+    runs = {(one, task.name): _start(lms, task, Template(template), init, words, one, *examples[task.name][:2])
             for one in seeds for task in tasks}
     train(lms, list(runs.values()), tables=tables, **settings, progress=progress,
           desc=f"tuning {len(runs)} prompts on {' and '.join(one.name for one in lms)}")
@@ -102,7 +107,8 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     found = {}
     for (one, name), run in runs.items():
         meta = {**about, "seed": one, "train": len(run.train[0].layouts), "dev": len(run.dev[0].layouts),
-                "dev_p_at_1": run.best[0], "forwards": run.forwards, "backwards": run.backwards}
+                "dropped": examples[name][2], "dev_p_at_1": run.best[0], "forwards": run.forwards,
+                "backwards": run.backwards}
         which = name if isinstance(seed, Integral) else (one, name)
         found[which] = _finished(lms, run, words, tables, template, name, meta)
     return found
@@ -135,28 +141,47 @@ def _finished(lms: Sequence[LanguageModel], run: Run, words: tuple[str, ...] | N
 
 
 def _start(lms: Sequence[LanguageModel], task: Task, template: Template, init: str | Sequence[str],
-           words: tuple[str, ...] | None, seed: int) -> Run:
-    train_data = labelled(lms, template, task.train)
-    if not train_data[0].layouts:
-        raise TaskError(f"task {task.name!r} has {len(task.train)} train examples, none with an object that is one "
-                        f"token of {' and '.join(lm.name for lm in lms)}; tuning needs some (a .jsonl file names them "
-                        "with \"split\": \"train\")")
-    dev_data = labelled(lms, template, task.dev)
+           words: tuple[str, ...] | None, seed: int, train_data: list[Data], dev_data: list[Data]) -> Run:
     draw = salted_generator(seed, task.name)
     if words is None:
         prompt = FreeVectors(_initial_vectors(lms[0], task, template.num_vectors, init, draw).to(lms[0].device))
     else:
         prompt = WordMixtures(_initial_logits(lms[0], task, template.num_vectors, init, words, draw).to(lms[0].device))
-    return Run(prompt, train_data, dev_data if dev_data[0].layouts else train_data, draw)
+    return Run(prompt, train_data, dev_data, draw)
 
 
-def labelled(lms: Sequence[LanguageModel], template: Template, examples: Sequence[Example]) -> list[Data]:
-    """For each LM the examples whose object is one token of all of them."""
-    ids = [lm.word_ids(example.object for example in examples) for lm in lms]
-    kept = [i for i, of_all in enumerate(zip(*ids, strict=True)) if None not in of_all]
-    subjects = [examples[i].subject for i in kept]
-    return [Data(template.layout(lm, subjects), torch.tensor([own[i] for i in kept], dtype=torch.long))
-            for lm, own in zip(lms, ids, strict=True)]
+def _examples(lms: Sequence[LanguageModel], template: Template,
+              task: Task) -> tuple[list[Data], list[Data], dict[str, dict[str, int]]]:
+    """What to learn from, what to choose the best state on, and {split: {what objects are: how many of them}} dropped.
+
+    Without dev examples, the train examples are both.
+    """
+    train_data, dropped = labelled(lms, template, task.train)
+    if not train_data[0].layouts:
+        raise TaskError(f"task {task.name!r} has {len(task.train)} train examples, none with an object that is one "
+                        f"token of {' and '.join(lm.name for lm in lms)}; tuning needs some (a .jsonl file names them "
+                        "with \"split\": \"train\")")
+    dev_data, of_dev = labelled(lms, template, task.dev)
+    return train_data, dev_data if dev_data[0].layouts else train_data, {"train": dropped, "dev": of_dev}
+
+
+def labelled(lms: Sequence[LanguageModel], template: Template,
+             examples: Sequence[Example]) -> tuple[list[Data], dict[str, int]]:
+    """The examples that ``evaluate`` would score on every LM, as each reads them; and {what the others are: how many}.
+
+    Raises:
+        TaskError: a label word is not one token of an LM.
+    """
+    if not examples:  # of no task, so that nobody knows their label words
+        return [Data([], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)) for _ in lms], {}
+    candidates = [candidates_of(lm, template, examples) for lm in lms]
+    kept, dropped = list(examples), Counter()
+    for lm, own in zip(lms, candidates, strict=True):
+        kept, _, others = scorable(lm, kept, own)
+        dropped.update(f"object is {why}" for _, why in others)
+    subjects = [example.subject for example in kept]
+    return [Data(template.layout(lm, subjects), own.ids[scorable(lm, kept, own)[1]], own.ids)
+            for lm, own in zip(lms, candidates, strict=True)], dict(dropped)
 
 
 def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],

@@ -2,24 +2,27 @@
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from families import FAMILIES
 
 from ptlib import (
     Example,
-    LanguageModel,
     Prompt,
     Task,
     TaskError,
     evaluate,
     evaluate_majority,
     evaluate_many,
+    load_lm,
+    load_task,
     manual_prompt,
     random_prompt,
+    summarize,
     tune_many,
 )
 from ptlib.evaluation import Z, wilson_interval
@@ -149,10 +152,10 @@ def test_multi_token_keeps_what_is_otherwise_dropped(toys):
     assert [e.object for e, _ in ev.dropped] == ["日本"]
 
 
-def test_multi_token_is_for_masked_and_causal_lms():
-    config = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
-    lm = LanguageModel(T5ForConditionalGeneration(config), None, "t5", "seq2seq")
-    with pytest.raises(TaskError, match=r"t5.*sequence-to-sequence"):
+def test_multi_token_is_for_masked_and_causal_lms(tmp_path):
+    FAMILIES["t5"].save(tmp_path)
+    lm = load_lm(tmp_path)
+    with pytest.raises(TaskError, match="is a sequence-to-sequence LM"):
         evaluate(lm, random_prompt(lm), EXAMPLES, multi_token=True)
 
 
@@ -232,3 +235,60 @@ def test_many_prompts_are_evaluated_on_the_task_of_each(toys, capitals):
     assert [ev.task for ev in evaluate_many(lm, {"turned": drawn}, [capitals, turned])] == ["turned"]
     with pytest.raises(TaskError, match=r"'other'.*capitals"):
         evaluate_many(lm, {"other": drawn}, [capitals])
+
+
+# --- the rule for being right -------------------------------------------------------------------
+
+
+def test_words_that_are_one_token_are_one_candidate(toys):
+    """To an uncased LM *Paris* is *paris*: one candidate, and right under either spelling."""
+    lm, words = toys["uncased"], ["Paris", "paris", "Rome", "the"]
+    ev = evaluate(lm, random_prompt(lm), [Example("France", "Paris"), Example("Italy", "rome")], candidates=words)
+    assert (ev.n, ev.num_candidates, ev.dropped) == (2, 3, ())
+    everything = evaluate(lm, random_prompt(lm), [Example("France", "Paris")])
+    assert everything.n == 1 and everything.num_candidates == len(lm.words)
+    right = evaluate(lm, random_prompt(lm), [Example("France", "Paris")], candidates=["paris"])
+    assert right.p_at_1 == 1 and right.answers == ("Paris",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_ranks_predictions_accuracy_and_f1_agree(zoo_tasks, dtype):
+    lm = load_lm("zoo/roberta-mini", dtype=dtype)
+    ties = 0
+    for task in [*list(zoo_tasks.values())[:8], load_task("zoo/topic")]:
+        ev = evaluate(lm, manual_prompt(lm, task), task.test, k=(1,))
+        table = ev.predictions
+        hits = (table["object"] == table["prediction"]).to_numpy()
+        assert (hits == (ev.ranks == 1)).all()
+        assert ev.p_at_1 == ev.p_at_k[1] == ev.accuracy == hits.mean()
+        ties += ev.ties
+    assert (ties > 0) == (dtype != torch.float32), "half precision makes real logits equal"
+
+
+FAMILY = (Example("Ann", "Paris"), Example("Ann", "Rome"), Example("Bob", "Cairo"), Example("Ann", "zzyzx"))
+
+
+def test_filtered_ranks_leave_out_other_true_objects(toys):
+    lm = toys["bert"]
+    prompt, words = random_prompt(lm), ["Paris", "Rome", "Cairo", "Lima", "the"]
+    ev = evaluate(lm, prompt, FAMILY[:3], candidates=words, facts=FAMILY)
+    raw = evaluate(lm, prompt, FAMILY[:3], candidates=words)
+    assert raw.filtered_ranks is None and raw.filtered_p_at_1 is None
+    assert (ev.ranks == raw.ranks).all()
+    ann = [evaluate(lm, prompt, [example], candidates=[word for word in words if word not in other]).ranks[0]
+           for example, other in zip(FAMILY[:2], ("Rome", "Paris"), strict=True)]
+    assert ev.filtered_ranks.tolist() == [*ann, raw.ranks[2]]
+    assert ev.filtered_p_at_1 == (ev.filtered_ranks == 1).mean()
+    assert list(ev.predictions["filtered_rank"]) == ev.filtered_ranks.tolist()
+
+
+def test_filtered_ranks_of_tasks_stand_beside_the_raw_ones(toys):
+    lm = toys["bert"]
+    task = Task("family", FAMILY[:1], (), FAMILY[1:3], None)
+    prompt = replace(random_prompt(lm), task="family")
+    [ev] = evaluate_many(lm, {"family": prompt}, [task], filtered=True)
+    assert (ev.filtered_ranks == evaluate(lm, prompt, task.test, facts=FAMILY[:3]).filtered_ranks).all()
+    table = summarize([ev])
+    assert table["filtered_mean"].item() == ev.filtered_p_at_1 >= table["relation_mean"].item() == ev.p_at_1
+    assert table["filtered_low"].item() <= ev.filtered_p_at_1 <= table["filtered_high"].item()
+    assert "filtered_mean" not in summarize(evaluate_many(lm, {"family": prompt}, [task]))

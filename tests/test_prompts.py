@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from ptlib import (
     Mixture,
+    NotFiniteError,
     Prompt,
     PromptLoadError,
     PromptMismatchError,
+    PromptTransferError,
     TaskError,
     evaluate,
     load_lm,
@@ -228,3 +230,18 @@ def test_words_need_only_the_embeddings(spoken, toys):
     for name in ("roberta", "albert"):
         part = load_lm(toys[name].name, embeddings_only=True)
         assert torch.equal(spoken.on(part).vectors, spoken.on(toys[name]).vectors)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_prompt_that_is_not_finite_is_refused_wherever_it_comes_from(toys, tmp_path, broken):
+    lm = toys["bert"]
+    vectors = random_prompt(lm, 2).vectors
+    random_prompt(lm, 2).save(tmp_path / "p.safetensors")
+    with safe_open(str(tmp_path / "p.safetensors"), "pt") as file:
+        about = file.metadata()
+    vectors[1, 3] = broken
+    with pytest.raises(NotFiniteError, match=rf"1 of the {vectors.numel()} numbers .* are not finite"):
+        Prompt(vectors, "[X] [V]*2 [Y]", lm.name, lm.fingerprint)
+    save_file({"vectors": vectors}, tmp_path / "p.safetensors", metadata=about)
+    with pytest.raises(PromptTransferError, match="not finite"):
+        Prompt.load(tmp_path / "p.safetensors")

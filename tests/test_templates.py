@@ -179,7 +179,7 @@ def test_collate_pads_on_the_right_under_a_mask(toys):
 def test_batches_hold_every_layout_once_by_length(toys):
     subjects = ["France", "the old capital of France", "New Zealand", "Spain", "South Korea"]
     layouts = Template("[X] [Y]").layout(toys["bert"], subjects)
-    rows = [chosen for chosen, _ in batches(layouts, torch.device("cpu"), size=2)]
+    rows = [chosen for chosen, _ in batches(layouts, toys["bert"], size=2)]
     assert sorted(i for chosen in rows for i in chosen) == list(range(5))
     lengths = [len(layouts[i].ids) for chosen in rows for i in chosen]
     assert lengths == sorted(lengths)

@@ -10,16 +10,21 @@ from torch.nn.functional import cross_entropy
 from ptlib import (
     AnchorError,
     Example,
+    NotFiniteError,
     PromptTransferError,
     Task,
     TaskError,
     evaluate,
     evaluate_many,
+    load_lm,
+    load_task,
     load_tasks,
     random_prompt,
+    refine,
     shared_anchors,
     starting_prompt,
     summarize,
+    task_from_rows,
     transfer_many,
     tune,
     tune_many,
@@ -71,8 +76,7 @@ def test_tuning_lowers_the_loss_on_what_it_sees(lm, capitals):
 def test_dev_record_is_the_prompts_own(bert_mini, zoo_tasks, zoo_prompts):
     for name, prompt in zoo_prompts.items():
         task = zoo_tasks[name]
-        # Tuning ranks the whole vocabulary, evaluate its whole words: evaluate can only find more hits.
-        assert 0 < prompt.meta["dev_p_at_1"] <= evaluate(bert_mini, prompt, task.dev).p_at_1
+        assert 0 < prompt.meta["dev_p_at_1"] == pytest.approx(evaluate(bert_mini, prompt, task.dev).p_at_1)
         assert (prompt.meta["train"], prompt.meta["dev"]) == (len(task.train), len(task.dev))
 
 
@@ -444,6 +448,56 @@ def test_cost_is_of_each_prompt(toys, capitals, larger):
     for (_, name), prompt in found.items():
         assert (prompt.meta["forwards"], prompt.meta["backwards"]) == by_hand[name]
     assert read == {name: sum(prompt.meta[name] for prompt in found.values()) for name in read}
+
+
+@pytest.mark.parametrize("parameterization", ["vectors", "mixture"])
+def test_tuning_that_diverges_says_where(bert_mini, zoo_tasks, parameterization):
+    with pytest.raises(NotFiniteError, match=r"tuning diverged at step \d+ with lr=1e\+20: .*use a lower lr="):
+        tune(bert_mini, zoo_tasks["zoo/P36"], parameterization=parameterization, epochs=2, lr=1e20, noise=0.0)
+
+
+@pytest.mark.parametrize("option", [{"lr": float("nan")}, {"noise": float("inf")}, {"lr": float("inf")}])
+def test_rates_that_are_no_numbers(toys, capitals, option):
+    with pytest.raises(PromptTransferError, match="expected at least one pass"):
+        tune(toys["bert"], capitals, **FAST, **option)
+
+
+def test_a_label_word_of_several_tokens_is_refused_by_tuning_as_by_evaluation(bert_mini):
+    texts = load_task("zoo/sentiment").train
+    rows = [{"text": e.subject, "label": e.object, "split": "train"} for e in texts]
+    task = task_from_rows("s", rows, label_words={"great": "great", "terrible": "unbearable"})
+    for lm in (bert_mini, load_lm("zoo/roberta-mini")):
+        for use in (lambda lm: tune(lm, task, epochs=1), lambda lm: evaluate(lm, random_prompt(lm), task.train),
+                    lambda lm: refine(random_prompt(lm), lm, mode="few-shot", examples=task.train)):
+            with pytest.raises(TaskError, match=rf"label word 'unbearable' is not one token of {lm.name}"):
+                use(lm)
+
+
+def test_what_does_not_count_is_said(toys, capitals):
+    lm = toys["bert"]
+    odd = (Example("Iraq", "zzyzx"), Example("Iran", "New Zealand"))
+    more = replace(capitals, train=capitals.train + odd, dev=capitals.dev + odd[:1])
+    prompt, reason = tune(lm, more, **FAST), f"object is not one token of {lm.name} behind a space"
+    assert prompt.meta["dropped"] == {"train": {reason: 2}, "dev": {reason: 1}}
+    assert "3 examples dropped" in repr(prompt)
+    assert torch.equal(prompt.vectors, tune(lm, capitals, **FAST).vectors)
+    assert "dropped" not in repr(tune(lm, capitals, **FAST))
+    few = refine(prompt, lm, mode="few-shot", examples=more.train, epochs=1)
+    assert few.meta["dropped"] == {"examples": {reason: 2}}
+
+
+def test_an_uncased_lm_tunes_on_what_it_is_evaluated_on(toys, capitals):
+    lm = toys["uncased"]
+    prompt = tune(lm, capitals, **FAST)
+    assert prompt.meta["train"] == len(capitals.train)
+    assert evaluate(lm, prompt, capitals.test).n == len(capitals.test)
+    assert prompt.meta["dev_p_at_1"] == pytest.approx(evaluate(lm, prompt, capitals.dev).p_at_1)
+
+
+def test_dev_is_judged_among_the_label_words():
+    lm, task = load_lm("zoo/gpt2-mini"), load_task("zoo/sentiment")
+    prompt = tune(lm, task, epochs=3)
+    assert prompt.meta["dev_p_at_1"] == pytest.approx(evaluate(lm, prompt, task.dev).accuracy)
 
 
 def test_noise_makes_mixtures_travel(bert_mini, roberta_mini):

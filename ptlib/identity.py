@@ -1,0 +1,129 @@
+"""What things are known by: hashes of checkpoints, of files and of ptlib itself, made once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .files import write_text
+
+__all__ = ["Checkpoint", "Stamp", "code_digest", "content_digest", "fingerprint_of_memory", "stamp_of",
+           "table_fingerprint"]
+
+Stamp = tuple[str, int, int, int]  # path, size, times of change: while it stays, so does the content
+LARGE = 2**24  # bytes; what is smaller is sooner hashed than looked up
+UNIMPORTANT = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")  # of a config: they change no answer
+
+
+def stamp_of(path: Path) -> Stamp:
+    path = path.resolve()
+    about = path.stat()
+    return str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def remembered(hashed: Callable[[Path], str]) -> Callable[[Path], str]:
+    """``hashed``, called once for each content: in this process, and of large files also by the next ones."""
+
+    @cache
+    def of_stamp(stamp: Stamp) -> str:
+        note = memory() / hashlib.sha256(repr((hashed.__name__, stamp)).encode()).hexdigest()
+        large = stamp[1] >= LARGE
+        if large and note.is_file():
+            return note.read_text(encoding="utf-8")
+        found = hashed(Path(stamp[0]))
+        if large:
+            with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+                write_text(note, found)
+        return found
+
+    return lambda path: of_stamp(stamp_of(path))
+
+
+def memory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptlib" / "hashes"
+
+
+@remembered
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@remembered
+def tensor_digests(path: Path) -> str:
+    """{name: SHA-256 of type, shape and content} of the tensors in a safetensors file, as JSON."""
+    with safe_open(str(path), "pt") as file:
+        return json.dumps({name: tensor_digest(file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files that decide a model's answers."""
+
+    config: Path
+    weights: tuple[Path, ...]
+    tokenizer: tuple[Path, ...]
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        return tuple(stamp_of(path) for path in (self.config, *self.weights, *self.tokenizer))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of configuration, all weights and tokenizer, as they lie in the files.
+
+        The weights of safetensors files count one by one, so that shards are the same model as one file; those of
+        other files as the files that they are. In which type they are loaded makes no difference.
+        """
+        weights = {}
+        for file in self.weights:
+            safe = file.suffix == ".safetensors"
+            weights |= json.loads(tensor_digests(file)) if safe else {file.name: content_digest(file)}
+        return fingerprint(json.loads(self.config.read_text(encoding="utf-8")), weights,
+                           {file.name: content_digest(file) for file in self.tokenizer})
+
+
+def fingerprint(config: Mapping[str, Any], weights: Mapping[str, str], tokenizer: Mapping[str, str]) -> str:
+    kept = {name: value for name, value in config.items() if name not in UNIMPORTANT}
+    about = json.dumps([kept, weights, tokenizer], sort_keys=True, default=str)
+    return hashlib.sha256(about.encode()).hexdigest()[:32]
+
+
+def fingerprint_of_memory(model: torch.nn.Module, tokenizer) -> str:
+    """A model that came from no file, by what it holds."""
+    weights = {name: tensor_digest(weight) for name, weight in model.state_dict().items()}
+    return fingerprint(model.config.to_dict(), weights, {"class": type(tokenizer).__name__, **tokenizer.get_vocab()})
+
+
+def table_fingerprint(table: Tensor) -> str:
+    """What ptlib 0.1.0 knew a model by: its embedding table alone, in the type that it was loaded in."""
+    digest = hashlib.sha256(repr(tuple(table.shape)).encode())
+    digest.update(table.cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """Of every file of ptlib, its zoo included: what is computed may differ where this does."""
+    root = Path(__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".pyo"))
+    about = [(path.relative_to(root).as_posix(), content_digest(path)) for path in files]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
