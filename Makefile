@@ -1,11 +1,12 @@
-# make run: the demo, to an HTML report. make test: everything. Both set themselves up in .venv first.
+# make run: the demo, to an HTML report. make test: everything. make check: a minute and a half of it, for who edits.
+# All set themselves up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks/benchmarks/*.ipynb))
 DEMO := runs/demo
 
-.PHONY: run report test notebooks clean
+.PHONY: run report check test notebooks clean
 
 run: $(DEMO)/report.html
 	@echo
@@ -28,6 +29,11 @@ $(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --TagRemovePrepr
     --TagRemovePreprocessor.remove_cell_tags example --output report.partial.html $(1)/report.ipynb
 @mv $(1)/report.partial.html $(1)/report.html
 endef
+
+# What takes long is marked slow in tests/; CI runs all of it.
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/pytest -m "not slow"
 
 # The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.
 test: $(INSTALLED)

@@ -6,6 +6,9 @@ import ast
 import difflib
 import hashlib
 import json
+import reprlib
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -17,9 +20,8 @@ import nbformat
 import papermill
 import yaml
 
-import ptlib
-
 from .errors import SweepError
+from .inputs import Inputs
 
 __all__ = ["OUT", "Notebook", "Parameter", "expand", "read_grid", "read_notebook", "run_name"]
 
@@ -67,14 +69,13 @@ def read_notebook(path: str | Path) -> Notebook:
     """
     path = Path(path)
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         inspected = papermill.inspect_notebook(str(path))
-    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise SweepError(f"{path} cannot be read ({error}); expected a notebook") from None
+    except Exception as error:  # of a broken notebook nbformat and papermill raise a dozen kinds
+        raise SweepError(f"{path} cannot be read ({_told(error)}); expected a notebook") from None
     if not inspected:
         raise SweepError(f"{path} has no parameters; expected a cell with the tag 'parameters' and a line such as "
                          "'seed: int = 0' for each")
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
     parameters = {name: _parameter(about["inferred_type_name"], about["default"])
                   for name, about in inspected.items()}
     return Notebook(path, hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16], parameters)
@@ -83,7 +84,7 @@ def read_notebook(path: str | Path) -> Notebook:
 def _parameter(annotation: str, source: str) -> Parameter:
     try:
         default = ast.literal_eval(source)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as literal_eval's manual has it
         default = ...
     if not _is_plain(default):
         return Parameter(annotation, _types(annotation), ...)
@@ -97,7 +98,7 @@ def _types(annotation: str) -> tuple[type, ...] | None:
     """What may stand under an annotation such as ``Optional[str]``; None where that is not known."""
     try:
         node = ast.parse(annotation, mode="eval").body
-    except SyntaxError:
+    except (ValueError, SyntaxError):
         return None
     inside: list[ast.expr] = []
     if isinstance(node, ast.Subscript):
@@ -114,18 +115,36 @@ def _types(annotation: str) -> tuple[type, ...] | None:
 # --- grids --------------------------------------------------------------------------------------
 
 
+# The C loader reads a file of 100,000 rows in seconds, the other one in minutes.
+class GridLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Safe YAML in which no key stands twice: plain YAML keeps the last, and a whole ``cross`` may be gone."""
+
+    def flatten_mapping(self, node):
+        """Called for each mapping before it is read, and again where another one merges it (``<<``)."""
+        if not hasattr(node, "unique"):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [key for key, count in Counter(keys).items() if count > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+            node.unique = True
+        super().flatten_mapping(node)
+
+
 def read_grid(path: str | Path) -> dict:
     """The content of a grid file.
 
     Raises:
-        SweepError: it is missing or no YAML.
+        SweepError: it is missing, no YAML, or has a key twice.
     """
     try:
-        # The C loader reads a file of 100,000 rows in seconds, the other one in minutes.
-        return yaml.load(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SweepError(f"the grid {path} cannot be read ({error}); expected a YAML file with "
+        return yaml.load(Path(path).read_text(encoding="utf-8"), GridLoader)
+    except Exception as error:  # of dates and numbers that cannot be, PyYAML lets through what datetime and int raise
+        raise SweepError(f"the grid {path} cannot be read ({_told(error)}); expected a YAML file with "
                          f"{EXPECTED_GRID.removeprefix('expected ')}") from None
+
+
+def _told(error: Exception) -> str:
+    """What an error of the libraries below says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
@@ -163,15 +182,25 @@ def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
     return list(unique.values())
 
 
-def run_name(parameters: Mapping[str, Any], notebook: Notebook) -> str:
-    """The hash that names a run's folder: of the notebook's code, the parameters and ptlib's version."""
-    about = [notebook.digest, parameters, ptlib.__version__]
+def run_name(parameters: Mapping[str, Any], notebook: Notebook, inputs: Inputs | None = None) -> str:
+    """The hash that names a run's folder: of all that the run computes with, so that what was edited has another name.
+
+    Args:
+        parameters: of the run; the files and folders that they name count by their content.
+        notebook: counts by its code.
+        inputs: of the sweep, which looks only once at what many runs name; ptlib's source counts as it knows it.
+
+    Raises:
+        SweepError: a file that a parameter names cannot be read.
+    """
+    inputs = inputs or Inputs()
+    about = [notebook.digest, parameters, inputs.code, inputs.named(parameters)]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_form(grid: Mapping[str, Any]) -> None:
     if not isinstance(grid, Mapping) or not grid or grid.keys() - set(SECTIONS):
-        found = f"the sections {', '.join(map(str, grid))}" if isinstance(grid, Mapping) and grid else repr(grid)
+        found = f"the sections {', '.join(map(str, grid))}" if isinstance(grid, Mapping) and grid else _short(grid)
         raise SweepError(f"the grid has {found}; {EXPECTED_GRID}")
     for section in SECTIONS[:2]:
         values = grid.get(section, {})
@@ -208,19 +237,27 @@ def _check(name: str, value: Any, notebook: Notebook) -> None:
         raise SweepError(f"the grid sets {name!r}, which is no parameter of {notebook.path}"
                          f"{f' (did you mean {close[0]!r}?)' if close else ''}; expected some of {', '.join(known)}")
     parameter = notebook.parameters[name]
-    # For Python True is an int; for a reader it is a slip.
-    types = parameter.types
-    fits = types is None or (isinstance(value, types) and not (isinstance(value, bool) and bool not in types))
+    fits = _fits(value, parameter.types)
     if not fits or not _is_plain(value):
         raise SweepError(f"the grid sets {name} to {_short(value)} ({type(value).__name__}); {notebook.path} expects "
-                         f"{'plain data' if fits else parameter.annotation}{_yaml_advice(value, types)}")
+                         f"{'plain data' if fits else parameter.annotation}{_yaml_advice(value, parameter.types)}")
+
+
+def _fits(value: Any, types: tuple[type, ...] | None) -> bool:
+    if types is None:
+        return True
+    if isinstance(value, bool):
+        return bool in types  # for Python True is an int; for a reader it is a slip
+    if isinstance(value, int) and float in types:
+        return abs(value) <= sys.float_info.max  # ``expand`` makes a float of it
+    return isinstance(value, types)
 
 
 def _is_plain(value: Any) -> bool:
     """Whether a file can hold it and give it back."""
     try:
         return json.loads(json.dumps(value)) == value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
 
 
@@ -237,5 +274,5 @@ def _yaml_advice(value: Any, types: tuple[type, ...] | None) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = reprlib.repr(value)  # repr fails on what is nested deeply
     return text if len(text) <= 60 else f"{text[:57]}..."

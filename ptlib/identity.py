@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,22 @@ def tensor_digest(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files that decide a model's answers."""
+    """The files that decide a model's answers, as they were when this was made."""
 
     config: Path
     weights: tuple[Path, ...]
     tokenizer: tuple[Path, ...]
+    stamps: tuple[Stamp, ...] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "stamps", self._stamps())
+
+    def _stamps(self) -> tuple[Stamp, ...]:
+        return tuple(stamp_of(path) for path in (self.config, *self.weights, *self.tokenizer))
 
     @property
-    def stamps(self) -> tuple[Stamp, ...]:
-        return tuple(stamp_of(path) for path in (self.config, *self.weights, *self.tokenizer))
+    def has_changed(self) -> bool:
+        return self._stamps() != self.stamps
 
     @property
     def fingerprint(self) -> str:

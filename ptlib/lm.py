@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
 from .errors import ModelLoadError, NotFiniteError
 from .identity import Checkpoint, fingerprint_of_memory, table_fingerprint
 from .proof import prove
-from .vocabulary import spellings
+from .vocabulary import Vocabulary
 
-APART = '"'  # what no word runs together with
+MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")  # as configurations have it
 
 __all__ = ["LanguageModel", "kind_of", "only_positions"]
 
@@ -25,8 +26,11 @@ def kind_of(config) -> str:
     if config.is_encoder_decoder:
         return "seq2seq"
     architecture = (config.architectures or [""])[0]
+    masked, causal = (architecture in classes.values() for classes in (MASKED, CAUSAL))
+    if masked != causal:
+        return "masked" if masked else "causal"
     decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    return "masked" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder else "causal"
+    return "masked" if config.model_type in MASKED and not decoder else "causal"
 
 
 @contextmanager
@@ -43,14 +47,18 @@ def only_positions(model, rows: Tensor, columns: Tensor):
 
     # Whatever the head reads: a masked LM's encoder, else the decoder.
     below = model.base_model if kind_of(model.config) == "masked" else model.get_decoder()
-    handle = below.register_forward_hook(gather)
+    if below is model or not isinstance(below, PreTrainedModel):  # it does not say what its decoder is
+        handle = model.get_output_embeddings().register_forward_pre_hook(
+            lambda head, args: (args[0][rows, columns].unsqueeze(0),))
+    else:
+        handle = below.register_forward_hook(gather)
     try:
         yield
     finally:
         handle.remove()
 
 
-class LanguageModel:
+class LanguageModel(Vocabulary):
     """A frozen Hugging Face LM with its tokenizer; prompts enter through its input embeddings.
 
     Attributes:
@@ -74,16 +82,15 @@ class LanguageModel:
             ModelLoadError: embeddings of tokens are not finite; the model fails its proof.
         """
         self._model = None if model is None else model.eval().requires_grad_(False)
-        self.tokenizer, self.name, self.kind, self.proof = tokenizer, name, kind, None
+        self.kind, self.proof = kind, None
         given = sorted(set(tokenizer.get_vocab().values()))
         if model is not None:
             mend_other_rows(model, given)
         self.embeddings = input_table(model.get_input_embeddings()) if embeddings is None else embeddings
-        self.vocab_size, self.dim = self.embeddings.shape
+        self.dim = self.embeddings.shape[1]
+        super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
-        self._ids: dict[str, dict[str, int | None]] = {}
-        self._words: dict[str, dict[str, int]] = {}
-        self._checkpoint, self._stamps = checkpoint, checkpoint and checkpoint.stamps
+        self._checkpoint = checkpoint
         broken = self.given_ids[~self.given_embeddings.isfinite().all(-1)].tolist()
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
@@ -95,9 +102,9 @@ class LanguageModel:
             self.kind = self.proof.kind
 
     def __repr__(self) -> str:
-        shown = "embeddings only" if self.proof is None else "proved" if self.proof.ignores_padding else (
-            "proved, in batches of equal length")
-        return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim}, {shown})"
+        note = ", embeddings only" if self.proof is None else "" if self.proof.ignores_padding else (
+            ", in batches of equal length")
+        return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim}{note})"
 
     @property
     def model(self):
@@ -115,7 +122,7 @@ class LanguageModel:
         if self._checkpoint is None:
             return fingerprint_of_memory(self.model, self.tokenizer)
         found = self._checkpoint.fingerprint
-        if self._checkpoint.stamps != self._stamps:
+        if self._checkpoint.has_changed:
             raise ModelLoadError(f"the files of {self.name} have changed since it was loaded; load it again")
         return found
 
@@ -141,17 +148,6 @@ class LanguageModel:
         return self.given_embeddings.norm(dim=-1).mean().item()
 
     @cached_property
-    def frame(self) -> tuple[list[int], list[int]]:
-        """Ids that the tokenizer puts before and after a text ([CLS] and [SEP], say)."""
-        bare = self.tokenize("a")
-        framed = self.tokenizer("a")["input_ids"]
-        start = next((i for i in range(len(framed)) if bare and framed[i:i + len(bare)] == bare), None)
-        if start is None:
-            raise ModelLoadError(f"the tokenizer of {self.name} gives 'a' the ids {bare} alone and {framed} with "
-                                 "special tokens; expected to find the ones in the others: mend its tokenizer.json")
-        return framed[:start], framed[start + len(bare):]
-
-    @cached_property
     def blank_id(self) -> int:
         """The token that stands at the answer slot: the mask, T5's first sentinel; a causal LM needs none."""
         if self.kind == "causal":
@@ -167,95 +163,12 @@ class LanguageModel:
     @cached_property
     def max_length(self) -> int | None:
         """The most tokens that the model reads at once; None where its positions have no end."""
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limits = (getattr(self.model.config, name, None) for name in MAX_LENGTHS)
+        limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
         # RoBERTa and its like number the positions from behind the one of the padding.
         tables = (module for name, module in self.model.named_modules() if name.endswith("position_embeddings"))
         padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), -1)
         return limit and limit - padding - 1
-
-    @cached_property
-    def control_ids(self) -> set[int]:
-        """Ids that steer a model ([MASK], </s>) and that no text may hold; the unknown token stands for text."""
-        return set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-
-    def tokenize(self, text: str, special: bool = False) -> list[int]:
-        return self.tokenize_many([text], special)[0]
-
-    def tokenize_many(self, texts: Iterable[str], special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are at the start of a sentence.
-
-        Args:
-            special: read "[MASK]" and the like as the tokens that they name; otherwise they are characters as any.
-        """
-        texts = list(texts)
-        if not texts:
-            return []
-        ids = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
-        unknown = self.tokenizer.unk_token_id
-        if special or unknown is None:
-            return ids
-        # Some vocabularies (Unigram) hold these tokens as pieces of text too.
-        return [[unknown if i in self.control_ids else i for i in row] for row in ids]
-
-    def tokenize_after(self, texts: Iterable[str], before: str = "a", special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are behind ``before``: many tokenizers put a space before what they are given.
-
-        Where the two would run together into other tokens, the text stands behind a quotation mark, and where it runs
-        together with that too, alone.
-        """
-        texts, start = list(texts), self.tokenize(before)
-        whole = self.tokenize_many([before + text for text in texts], special)
-        apart = [ids[:len(start)] == start for ids in whole]
-        rest = [text for text, known in zip(texts, apart, strict=True) if not known]
-        fallback = iter(() if not rest else self.tokenize_many(rest, special) if before == APART else
-                        self.tokenize_after(rest, APART, special))
-        return [ids[len(start):] if known else next(fallback) for ids, known in zip(whole, apart, strict=True)]
-
-    def tokenize_at(self, texts: Iterable[str], place: str, special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are behind ``place``: "" is the start of a text, " " the space behind a word."""
-        if not place:
-            return self.tokenize_many(texts, special)
-        spaced = place.endswith(" ")
-        return self.tokenize_after((" " * spaced + text for text in texts), "a" if spaced else place, special)
-
-    def word_ids(self, words: Iterable[str], place: str = " ") -> list[int | None]:
-        """The one token that each word is at a place in a text, or None where it is several or unknown."""
-        words, ids = list(words), self._ids.setdefault(place, {})
-        new = [word for word in dict.fromkeys(words) if word not in ids]
-        special = set(self.tokenizer.all_special_ids)
-        for word, found in zip(new, self.tokenize_at(new, place), strict=True):
-            # A tokenizer may hold tokens that the model has no embedding for.
-            known = len(found) == 1 and found[0] not in special and found[0] < self.vocab_size
-            ids[word] = found[0] if known else None
-        return [ids[word] for word in words]
-
-    @property
-    def words(self) -> dict[str, int]:
-        """The vocabulary's whole words and their ids, in order of id: word pieces and symbols are left out."""
-        return self.words_at(" ")
-
-    def words_at(self, place: str) -> dict[str, int]:
-        """The whole words that are one token at a place in a text, with that token: behind a quotation mark, say.
-
-        Pieces of words may be one token there as well. A whole word is one behind a space, too; or, in languages that
-        put none between words, a space before it is a token of its own.
-        """
-        if place not in self._words:
-            plausible = [(i, word) for i, word in enumerate(self._spellings)
-                         if any(map(str.isalnum, word)) and not any(map(str.isspace, word))]
-            ids = self.word_ids((word for _, word in plausible), place)
-            found = {word: i for (i, word), own in zip(plausible, ids, strict=True) if own == i}
-            if place != " ":
-                apart = dict(zip(found, self.tokenize_at(found, " "), strict=True))
-                found = {word: i for word, i in found.items() if word in self.words or (
-                    apart[word][-1:] == [i] and not self.tokenizer.decode(apart[word][:-1]).strip())}
-            self._words[place] = found
-        return self._words[place]
-
-    @cached_property
-    def _spellings(self) -> list[str]:
-        """How each token is written, by id."""
-        return spellings(self.tokenizer, lambda words: self.word_ids(words))
 
     def word_logits(self, ids: Tensor) -> Tensor:
         """(B, T, V) float32 logits at every position of texts (B, T) without padding, as the plain model has them.
@@ -306,12 +219,15 @@ class LanguageModel:
                 inputs["decoder_input_ids"] = torch.cat([start, torch.full_like(start, self.blank_id)], 1)
                 answers = torch.ones_like(answers)
         with only_positions(self.model, rows, answers):
-            logits = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits[0].float()
+            [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()
+        if len(logits) != len(ids):
+            raise ModelLoadError(f"{type(self.model).__name__} has a head that reads more than its last hidden states; "
+                                 "expected one that reads them alone")
         broken = int((~logits.isfinite()).any(1).sum())
         if broken:
-            raise NotFiniteError(f"{broken} of {len(logits)} examples have logits that are not finite on {self.name} in "
-                                 f"{self.model.dtype}; expected numbers: give shorter prompt vectors, or load it with "
-                                 "dtype=torch.float32 if it is not")
+            raise NotFiniteError(f"{broken} of {len(logits)} examples have logits that are not finite on {self.name} "
+                                 f"in {self.model.dtype}; expected numbers: give shorter prompt vectors, or load it "
+                                 "with dtype=torch.float32 if it is not")
         return logits
 
     def with_random_weights(self, seed: int = 0) -> LanguageModel:

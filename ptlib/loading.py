@@ -26,6 +26,7 @@ from .lm import LanguageModel, input_table, kind_of
 __all__ = ["list_lms", "load_lm"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+UNFIT = {"reformer": "it reads text in chunks, which padding shifts, and gives no gradients but in training"}
 ZOO = Path(__file__).parent / "zoo" / "models"
 AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
@@ -120,6 +121,7 @@ def hub_answers() -> bool:
 
 def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str | None,
             embeddings_only: bool) -> LanguageModel:
+    what = "a language model"
     way_out = "expected a folder with a readable config.json, model.safetensors and tokenizer.json"
     try:
         if not Path(path).is_dir():
@@ -131,6 +133,9 @@ def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str
             if offline:
                 path = snapshot_download(path, revision=revision, local_files_only=True)
         config = AutoConfig.from_pretrained(path, revision=revision)
+        what = (config.architectures or [what])[0]
+        if config.model_type in UNFIT:
+            raise ValueError(UNFIT[config.model_type])
         kind = kind_of(config)
         tokenizer = read_tokenizer(path, revision)
         checkpoint = find_checkpoint(path, tokenizer, revision)
@@ -142,11 +147,12 @@ def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str
         if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
             raise LookupError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}: it is a bare encoder "
                               f"or a classifier, and no {kind} language model with its head")
+        model.config.use_cache = False  # of no use here, and some models write to it in place
         return LanguageModel(model.to(device), tokenizer, name, kind, checkpoint=checkpoint)
     except ModelLoadError:
         raise
     except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
-        raise ModelLoadError(f"cannot load a language model from {name!r} ({first_line(error)}); {way_out}") from error
+        raise ModelLoadError(f"cannot load {what} from {name!r} ({first_line(error)}); {way_out}") from error
 
 
 def read_tokenizer(path: str, revision: str | None):

@@ -10,6 +10,7 @@ text``. GPT-2 and T5 have none: there both agree.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,20 +28,22 @@ from .prompts import Prompt
 __all__ = ["load_peft_prompt", "save_peft_prompt"]
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-TENSOR, START = "prompt_embeddings", "ptlib_start_tokens"
+TENSOR = "prompt_embeddings"
+START, FINGERPRINT = "ptlib_start_tokens", "ptlib_lm_fingerprint"  # what save_peft_prompt notes beside the vectors
 TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
 
 
 def load_peft_prompt(folder: str | Path, lm: LanguageModel, *, template: str | None = None,
-                     task: str | None = None) -> Prompt:
+                     task: str | None = None, base_model: str | None = None) -> Prompt:
     """Read what ``save_pretrained`` of a prompt-tuned PeftModel, or ``save_peft_prompt``, wrote.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
-        lm: what it was trained on. Its width is checked and nothing else, as PEFT keeps no fingerprint and the
-            same model has other names on other machines.
+        lm: what it was trained on: by the fingerprint that ``save_peft_prompt`` noted; else, as PEFT keeps none, by
+            task type, width and name, which is to be ``lm.name``, end as it does, or lead to the same folder.
         template: ``"[V]*m[X] [Y]"`` if None: PEFT's users tokenize a text that starts without a space.
         task: name of the task that it is for.
+        base_model: the name that the configuration has for ``lm``, where it is another one, as on another machine.
 
     Returns:
         A Prompt of (m, d) vectors. ``meta["peft"]`` is adapter_config.json as it was. ``meta["before_start"]`` is True
@@ -49,25 +52,56 @@ def load_peft_prompt(folder: str | Path, lm: LanguageModel, *, template: str | N
 
     Raises:
         PromptLoadError: a file is missing, unreadable, a pickle, or of another PEFT method.
-        PromptMismatchError: the vectors have not the shape that the config and ``lm`` say, or ``template`` not as
-            many slots.
+        PromptMismatchError: it was trained on another LM; the vectors have not the shape that the config and ``lm``
+            say, or ``template`` not as many slots.
     """
     folder = Path(folder)
     config = read_config(folder)
-    vectors, spelled_out = read_vectors(folder)
+    vectors, notes = read_vectors(folder)
     m = config.get("num_virtual_tokens")
-    if lm.kind == "seq2seq" and m and vectors.shape[:1] == (2 * m,):
+    if lm.kind == "seq2seq" and isinstance(m, int) and m and vectors.shape[:1] == (2 * m,):
         vectors = vectors[:m]  # the other half is for the decoder by PEFT's config, but PEFT's forward never uses it
     if tuple(vectors.shape) != (m, lm.dim):
         raise PromptMismatchError(
             f"{folder / WEIGHTS} holds vectors of the shape {tuple(vectors.shape)}, but num_virtual_tokens in "
             f"{CONFIG} and the width of {lm.name} say {(m, lm.dim)}; load it with the LM that it was trained on "
             f"({config.get('base_model_name_or_path')}), then move it with ptlib.transfer")
-    start = len(lm.frame[0])
-    if start and spelled_out == start:
-        vectors = vectors[start:]
+    check_origin(folder, config, notes.get(FINGERPRINT), lm, base_model)
+    start, spelled_out = str(len(lm.frame[0])), notes.get(START, "0")
+    if spelled_out not in ("0", start):
+        raise PromptMismatchError(f"{folder / WEIGHTS} starts with {spelled_out} start tokens, but the tokenizer of "
+                                  f"{lm.name} has {start}; load it with the LM and the tokenizer that it was made with")
+    vectors = vectors[int(spelled_out):]
     return Prompt(vectors, template or f"[V]*{len(vectors)}[X] [Y]", lm.name, lm.fingerprint, task,
                   {"method": "peft", "peft": config, "before_start": spelled_out != start})
+
+
+def check_origin(folder: Path, config: dict[str, Any], fingerprint: str | None, lm: LanguageModel,
+                 base_model: str | None) -> None:
+    """Raise PromptMismatchError unless the checkpoint was made with ``lm``, as far as it tells."""
+    task_type, named = config.get("task_type"), config.get("base_model_name_or_path")
+    if task_type not in (None, TASK_TYPES.get(lm.kind)):
+        raise PromptMismatchError(f"{folder / CONFIG} has the task_type {task_type!r}, but {lm.name} is {lm.kind}; "
+                                  "expected the LM that the prompt was trained on: load it with that one, then move "
+                                  "it with ptlib.transfer")
+    if fingerprint is not None:
+        if fingerprint != lm.fingerprint:
+            raise PromptMismatchError(f"{folder / WEIGHTS} was made for {named} (fingerprint {fingerprint}), not for "
+                                      f"{lm.name} ({lm.fingerprint}); load it with that one, then move it with "
+                                      "ptlib.transfer")
+    elif named is not None and not (is_name_of(named, lm) if base_model is None else named == base_model):
+        raise PromptMismatchError(f"{folder / CONFIG} names the base model {named!r}, not {base_model or lm.name!r}; "
+                                  "load it with that one, then move it with ptlib.transfer, or, if it is the same "
+                                  f"model by another name, say base_model={named!r}")
+
+
+def is_name_of(named: Any, lm: LanguageModel) -> bool:
+    """Whether a base model's name or path is that of ``lm``: but for the folders before it, or for links."""
+    if not isinstance(named, str):
+        return False
+    ours = os.path.expanduser(lm.name)
+    return Path(ours).name == Path(named).name != "" or (
+        os.path.isdir(ours) and os.path.isdir(named) and os.path.samefile(ours, named))
 
 
 def save_peft_prompt(prompt: Prompt, folder: str | Path, lm: LanguageModel, *, base_model: str | None = None,
@@ -113,7 +147,8 @@ def save_peft_prompt(prompt: Prompt, folder: str | Path, lm: LanguageModel, *, b
               "base_model_name_or_path": base_model or kept.get("base_model_name_or_path") or lm.name,
               "num_virtual_tokens": len(vectors), "token_dim": lm.dim, "num_transformer_submodules": 1,
               "modules_to_save": None, "inference_mode": True}
-    write(Path(folder), json.dumps(config, indent=2, sort_keys=True), vectors, len(start))
+    write(Path(folder), json.dumps(config, indent=2, sort_keys=True), vectors,
+          {"format": "pt", START: str(len(start)), FINGERPRINT: lm.fingerprint})
     return Path(folder)
 
 
@@ -121,7 +156,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     expected = "expected the folder that a prompt-tuned PeftModel's save_pretrained wrote"
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PromptLoadError(f"cannot read {folder / CONFIG} ({error}); {expected}") from error
     method = config.get("peft_type") if isinstance(config, dict) else None
     if method != "PROMPT_TUNING":
@@ -130,20 +165,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_vectors(folder: Path) -> tuple[Tensor, int]:
-    """(m, d) float32, and how many of the first are start tokens that ``save_peft_prompt`` spelled out."""
+def read_vectors(folder: Path) -> tuple[Tensor, dict[str, str]]:
+    """(m, d) float32, and what ``save_peft_prompt`` noted: how many are start tokens that it spelled out, the LM."""
     if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
         raise PromptLoadError(f"{folder / PICKLE} is a pickle, which could run any code and is not opened, expected "
                               f"{WEIGHTS}; if you trust it, load it with PEFT and write it with save_pretrained")
+    expected = "expected what a prompt-tuned PeftModel's save_pretrained wrote"
     try:
         with safe_open(str(folder / WEIGHTS), "pt") as file:
-            return file.get_tensor(TENSOR).float(), int((file.metadata() or {}).get(START, 0))
+            vectors, notes = file.get_tensor(TENSOR), file.metadata() or {}
     except (OSError, ValueError, SafetensorError) as error:
-        raise PromptLoadError(f"{folder / WEIGHTS} holds no readable {TENSOR} ({error}); expected what a prompt-tuned "
-                              "PeftModel's save_pretrained wrote") from error
+        raise PromptLoadError(f"{folder / WEIGHTS} holds no readable {TENSOR} ({error}); {expected}") from error
+    if not vectors.is_floating_point():
+        raise PromptLoadError(f"{folder / WEIGHTS} holds {TENSOR} as {vectors.dtype}, which are no vectors; {expected}")
+    return vectors.float(), notes
 
 
-def write(folder: Path, config: str, vectors: Tensor, start: int) -> None:
+def write(folder: Path, config: str, vectors: Tensor, notes: dict[str, str]) -> None:
     """Make the files beside ``folder``, then put them in its place."""
     if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= {CONFIG, WEIGHTS}):
         raise PromptTransferError(f"{folder} is there and not an adapter, or not that alone; expected a new or empty "
@@ -153,7 +191,7 @@ def write(folder: Path, config: str, vectors: Tensor, start: int) -> None:
         new, old = Path(room, "new"), Path(room, "old")
         new.mkdir()
         (new / CONFIG).write_text(config, encoding="utf-8")
-        save_file({TENSOR: vectors}, new / WEIGHTS, metadata={"format": "pt", START: str(start)})
+        save_file({TENSOR: vectors}, new / WEIGHTS, metadata=notes)
         if folder.exists():
             folder.rename(old)  # a folder that is not empty cannot be replaced in one step
         try:

@@ -92,7 +92,8 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
 
 def ordinary_tokens(lm: LanguageModel) -> Tensor:
     """(LONG,) ids of different tokens that stand for text."""
-    usable = [i for i in lm.given_ids.tolist() if i not in lm.control_ids]
+    special = set(lm.tokenizer.all_special_ids)
+    usable = [i for i in lm.given_ids.tolist() if i not in special]
     chosen = [usable[at * (len(usable) - 1) // (LONG - 1)] for at in range(LONG)] if usable else [0] * LONG
     return torch.tensor(chosen, device=lm.device)
 

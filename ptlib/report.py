@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Results:
         numbers: the results that are numbers.
         failed: a row a failed run: run, notebook, parameters as JSON text, error.
         unfinished: runs that have begun and have neither ended nor failed: they are under way, or were killed.
+        superseded: runs that are left out, as a newer one has the same notebook and parameters: code or files that
+            they read were edited in between, and a mean over both would take them for two seeds.
     """
 
     runs: pd.DataFrame
@@ -46,6 +49,7 @@ class Results:
     numbers: tuple[str, ...]
     failed: pd.DataFrame
     unfinished: tuple[str, ...]
+    superseded: tuple[str, ...]
 
     def save(self, out: str | Path) -> None:
         """Write ``runs`` as ``table.parquet`` and ``table.csv``, and each of ``tables`` likewise under its name."""
@@ -63,27 +67,32 @@ def read_results(out: str | Path) -> Results:
         SweepError: no run has finished there.
     """
     out = Path(out)
-    paths = sorted(out.glob(f"*/{METRICS}"))
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in progress_bar(paths, desc="reading runs")]
+    ended = _read(out, METRICS)
+    rows = _newest(ended)
     if not rows:
         raise SweepError(f"no run in {out} has finished; expected a folder that a sweep wrote, with */{METRICS}")
     parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
     values = {name: {json.dumps(row["parameters"].get(name)) for row in rows} for name in parameters}
     varying = tuple(name for name in parameters if len(values[name]) > 1 and name != SEED)
     runs, numbers = _runs(rows, parameters)
-    errors = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/{ERROR}"))]
+    raised = _read(out, ERROR)
+    after = {_setting(row): _started(row) for row in rows}
+    errors = [row for row in _newest(raised) if _setting(row) not in after or _started(row) > after[_setting(row)]]
     failed = pd.DataFrame([{"run": row["run"], "notebook": row["notebook"], "parameters": json.dumps(row["parameters"]),
                             "error": f"{row['error']['type']}: {row['error']['message']}"} for row in errors],
                           columns=["run", "notebook", "parameters", "error"])
     begun = {path.parent.name for path in out.glob(f"*/{STARTS}")}
-    return Results(runs, _tables(rows, varying), varying, numbers, failed, tuple(sorted(begun)))
+    superseded = {row["run"] for row in ended + raised} - {row["run"] for row in rows + errors}
+    return Results(runs, _tables(rows, varying), varying, numbers, failed, tuple(sorted(begun)),
+                   tuple(sorted(superseded)))
 
 
 def collect(out: str | Path) -> pd.DataFrame:
     """Write what the runs of a sweep have found into its folder, as ``table.parquet`` and ``table.csv``.
 
-    A row is a finished run. The columns are ``run``, the parameters, the results, then what the run was: seconds,
-    peak memory in bytes, notebook, versions, commit, host. A result that has another column's name is called
+    A row is a finished run, the newest one of its notebook and parameters. The columns are ``run``, the parameters,
+    the results, then what the run was: seconds, peak memory in bytes, notebook, versions, ``code`` (ptlib's
+    ``code_digest``; missing in runs of 0.1.0), commit, host. A result that has another column's name is called
     ``result.name``. What is no single value, or not of one type in all rows, is JSON text. What the runs have recorded
     as a DataFrame is put together in a file of its name.
 
@@ -146,13 +155,36 @@ def _is_newer(page: Path, source: Path) -> bool:
     return page.exists() and page.stat().st_mtime >= source.stat().st_mtime
 
 
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def _read(out: Path, name: str) -> list[dict[str, Any]]:
+    """What runs have left under this name, in the order of their folders."""
+    paths = sorted(out.glob(f"*/{name}"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in progress_bar(paths, desc="reading runs")]
+
+
+def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each notebook with the same parameters, the run that started last; in the order of ``rows``."""
+    newest = {_setting(row): row["run"] for row in sorted(rows, key=_started)}
+    return [row for row in rows if newest[_setting(row)] == row["run"]]
+
+
+def _setting(row: dict[str, Any]) -> str:
+    return json.dumps([row["notebook"], row["parameters"]], sort_keys=True)
+
+
+def _started(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(row["started"])
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
 def _runs(rows: Sequence[dict[str, Any]], parameters: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """A row a run, and which of its columns are results that are numbers."""
     facts = [{"seconds": row["seconds"], "peak_memory": row.get("peak_memory"), "notebook": row["notebook"],
-              "notebook_digest": row["notebook_digest"], "ptlib": row["versions"]["ptlib"],
+              "notebook_digest": row["notebook_digest"], "ptlib": row["versions"]["ptlib"], "code": row.get("code"),
               "torch": row["versions"].get("torch"), "commit": row["git"].get("commit"),
               "uncommitted": row["git"].get("uncommitted"), "host": row["host"], "started": row["started"]}
              for row in rows]

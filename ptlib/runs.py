@@ -34,6 +34,7 @@ import ptlib
 from .claims import Others, claimed
 from .files import remove_partial, replacing, write_text
 from .grids import OUT
+from .inputs import code_on_disk
 from .record import RESULTS
 from .store import STORE
 
@@ -123,8 +124,8 @@ def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -
             return last["error"]
     remove_partial(folder)
     about = {"run": name, "sweep": sweep.id, "notebook": sweep.name, "notebook_digest": sweep.digest,
-             "parameters": parameters, "git": sweep.git, "versions": versions(), "host": platform.node(),
-             "started": datetime.now(UTC).isoformat(timespec="seconds")}
+             "parameters": parameters, "code": code_on_disk(), "git": sweep.git, "versions": versions(),
+             "host": platform.node(), "started": datetime.now(UTC).isoformat(timespec="microseconds")}
     if starts(folder / STARTS, sweep.id) > MAX_STARTS:
         message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in compiled "
                    "code")

@@ -15,9 +15,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import ptlib
-
 from .claims import Others, claimed
+from .identity import code_digest
 from .lm import LanguageModel
 from .prompts import Prompt
 from .tasks import Task
@@ -26,6 +25,7 @@ from .tuning import tune_many
 __all__ = ["STORE", "tuned"]
 
 STORE = "PTLIB_STORE"  # the environment's name for the folder; a sweep sets it for its runs
+CODE = code_digest()  # as this process imports it: it will not run what is edited later
 
 
 def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, folder: str | Path | None = None,
@@ -69,13 +69,14 @@ def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *,
 
 
 def prompt_key(task: Task, seed: int, settings: Mapping[str, Any]) -> str:
-    """Hash of all that a tuned prompt depends on; of an LM, its name and fingerprint, which the prompt carries."""
+    """Hash of all that a tuned prompt depends on: ptlib's source, the facts, the options, and of an LM its type and the
+    name and fingerprint that the prompt carries."""
     lm = settings["lm"]
     lms = [lm] if isinstance(lm, LanguageModel) else lm
     options = {name: value for name, value in settings.items() if name not in ("lm", "tasks", "progress")}
-    facts = [[(e.subject, e.object, e.choices) for e in part] for part in (task.train, task.dev)]
-    about = [ptlib.__version__, [(one.name, one.fingerprint) for one in lms], task.name, task.manual_template, facts,
-             int(seed), options]
+    facts = [[tuple(vars(example).values()) for example in part] for part in (task.train, task.dev)]
+    about = [CODE, [(one.name, one.fingerprint, str(one.model.dtype)) for one in lms], task.name, task.manual_template,
+             facts, int(seed), options]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,8 @@
 """A grid of notebook runs on a Dask cluster: ``python -m ptlib.sweep notebook.ipynb --grid grid.yaml --out runs/NAME``.
 
 A run is named by what it computes and has a folder; one that is finished is skipped, so that the same call again goes
-on where the last one stopped, or died. By default the workers are processes of this machine; given the address of a
+on where the last one stopped, or died. After an edit, of the notebook, of ptlib or of a file that a parameter names,
+runs have other names and run again. By default the workers are processes of this machine; given the address of a
 scheduler, whatever works for it, as long as it sees the same folders and Python packages.
 """
 
@@ -30,8 +31,9 @@ from distributed.scheduler import KilledWorker
 from .errors import SweepError
 from .files import replacing
 from .grids import OUT, Notebook, expand, read_grid, read_notebook, run_name
+from .inputs import Inputs, code_on_disk
 from .progress import progress_bar
-from .report import collect
+from .report import read_results
 from .runs import ERROR, Outcome, Sweep, finished, run_one
 from .store import STORE
 
@@ -60,6 +62,10 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
     at is waited for. A script calls this under ``if __name__ == "__main__":``, because local workers import the
     script too.
 
+    A run's parameters may name files and folders: as they are when the sweep begins, their content is part of the
+    run's name. Hidden files, ``out`` and the store of prompts are not, nor is a folder that a parameter called
+    ``work`` names: it is for what the runs themselves keep there.
+
     Args:
         notebook: with a ``parameters`` cell.
         grid: a grid file, or its content; see ``grids.expand``.
@@ -72,12 +78,14 @@ def sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str |
         progress: show a bar, and print the address of Dask's dashboard.
 
     Raises:
-        SweepError: the grid does not fit the notebook; the scheduler cannot be reached, or is lost; the disk is full.
+        SweepError: the grid does not fit the notebook; a file that it names cannot be read; the scheduler cannot be
+            reached, or is lost; the disk is full.
     """
     notebook = read_notebook(notebook)
     grid = grid if isinstance(grid, Mapping) else read_grid(grid)
-    runs = {run_name(parameters, notebook): parameters for parameters in expand(grid, notebook)}
     out = Path(out).absolute()
+    inputs = Inputs(code_on_disk(), without=(out, store_of(out)))
+    runs = {run_name(parameters, notebook, inputs): parameters for parameters in expand(grid, notebook)}
     if fresh:
         forget(out, runs)
     skipped = finished(out, runs)
@@ -152,10 +160,13 @@ def prepare(notebook: Notebook, out: Path) -> Sweep:
     copy = out / "notebooks" / f"{notebook.path.stem}-{notebook.digest}.ipynb"
     with replacing(copy) as partial:
         shutil.copyfile(notebook.path, partial)
-    store = Path(os.environ.get(STORE) or out / "prompts").absolute()
     return Sweep(id=uuid4().hex[:12], out=out, notebook=copy, name=notebook.path.stem, digest=notebook.digest,
-                 sets_out=OUT in notebook.parameters, cwd=Path.cwd(), store=store,
+                 sets_out=OUT in notebook.parameters, cwd=Path.cwd(), store=store_of(out),
                  git=git_state(notebook.path.absolute().parent))
+
+
+def store_of(out: Path) -> Path:
+    return Path(os.environ.get(STORE) or out / "prompts").absolute()
 
 
 def git_state(folder: Path) -> dict[str, Any]:
@@ -239,8 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is a SweepError
     try:
         if options.collect:
-            table = collect(options.collect)
-            print(f"{len(table)} runs: {Path(options.collect) / 'table.parquet'} and table.csv")
+            results = read_results(options.collect)
+            results.save(options.collect)
+            print(f"{len(results.runs)} runs: {Path(options.collect) / 'table.parquet'} and table.csv; "
+                  f"{len(results.superseded)} older ones of the same parameters left out")
             return 0
         if not (options.notebook and options.grid and options.out):
             parser.error("expected a notebook, --grid and --out; or --collect")

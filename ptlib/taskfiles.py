@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import TaskError
 
@@ -20,7 +21,7 @@ LAYOUTS = {"lama": ("lama/TREx/{}.jsonl", "TREx/{}.jsonl"),
            "pararel": ("pararel/trex_lms_vocab/{}.jsonl", "trex_lms_vocab/{}.jsonl"),
            "lpaqa": ("lpaqa/TREx_train/{}.jsonl", "TREx_train/{}.jsonl"),
            "optiprompt": ("optiprompt/autoprompt_data/{}", "autoprompt_data/{}", "{}")}
-SUFFIXES = (".jsonl", ".csv", ".tsv")
+SUFFIXES = (".jsonl", ".csv", ".tsv")  # in any case, as are the names of splits
 SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}  # as Task names them
 TEMPLATE_FILES = tuple(f"{folder}{name}" for folder in ("", "optiprompt/", "relation_metainfo/")
                        for name in ("relations.jsonl", "LAMA_relations.jsonl"))
@@ -41,12 +42,17 @@ def split_files(path: Path) -> dict[Path, str | None]:
     """The files of a task and their splits: ``path`` itself, or of a folder those named train, dev and test."""
     if path.is_file():
         return {path: None}
-    files = {path / f"{name}{suffix}": split for name, split in SPLITS.items() for suffix in SUFFIXES}
-    return {file: split for file, split in files.items() if file.is_file()}
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    files = [file for file in files if is_listed(file) and file.stem.lower() in SPLITS and file.is_file()]
+    return {file: split for name, split in SPLITS.items() for file in files if file.stem.lower() == name}
+
+
+def is_listed(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def relation_of(path: Path) -> str:
-    return path.stem if path.suffix in SUFFIXES else path.name
+    return path.stem if is_listed(path) else path.name
 
 
 def find_task(name: str, root: str | Path | None) -> Path:
@@ -79,7 +85,7 @@ def list_files(kind: str, root: str | Path | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for place in places:
         paths = [path for path in sorted(place.parent.glob(place.name))
-                 if split_files(path) and (path.suffix in SUFFIXES or path.is_dir())]
+                 if split_files(path) and (is_listed(path) or path.is_dir())]
         for path in paths:
             relation = relation_of(path)
             if relation in found:
@@ -102,23 +108,48 @@ def list_files(kind: str, root: str | Path | None) -> dict[str, str]:
 def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 text ({error}); expected a text file in UTF-8") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} cannot be read ({error}); expected a text file in UTF-8") from None
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, or what cannot be kept: a key twice in an object, half a character (``\\ud800``).
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """{key: value}, without the blanks around keys; a ValueError where one would replace another."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key.strip() in found:
+            raise ValueError(f"{key.strip()!r} stands there twice")
+        found[key.strip()] = value
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
     """(line number, object) of each non-empty line of a JSON-lines file."""
+    example = 'expected one JSON object a line such as {"sub_label": "France", "obj_label": "Paris"}'
     for number, line in enumerate(read_text(path).split("\n"), 1):  # splitlines would also split at U+2028 in a string
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{path}, line {number} is not JSON ({error.msg}); expected one object a line such as "
-                            '{"sub_label": "France", "obj_label": "Paris"}') from None
+            record = parse_json(line)
+        except ValueError as error:
+            raise TaskError(f"{path}, line {number} cannot be read ({getattr(error, 'msg', error)}); "
+                            f"{example}") from None
         if not isinstance(record, dict):
-            raise TaskError(f"{path}, line {number} is {line.strip()[:40]!r}; expected a JSON object such as "
-                            '{"sub_label": "France", "obj_label": "Paris"}')
+            raise TaskError(f"{path}, line {number} is {line.strip()[:40]!r}; {example}")
         yield number, record
 
 
@@ -127,17 +158,25 @@ def read_cells(path: Path) -> Iterator[tuple[int, dict]]:
 
     Quotes in a TSV file are part of the text, as in GLUE's.
     """
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {"strict": True}
-    lines = csv.reader(io.StringIO(read_text(path), newline=""), **dialect)
+    # In CSV a quote after a comma and a blank is a quote, too.
+    dialect = ({"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix.lower() == ".tsv" else
+               {"strict": True, "skipinitialspace": True})
+    lines, header = csv.reader(io.StringIO(read_text(path), newline=""), **dialect), None
     try:
-        header = next(lines, [])
         for cells in lines:
-            if not cells:
+            if not "".join(cells).strip() and len(cells) < 2:
                 continue
-            if len(cells) != len(header):
+            if header is None:
+                header = [name.strip() for name in cells]
+                for name, count in Counter(header).items():
+                    if name and count > 1:
+                        raise TaskError(f"{path} has the column {name!r} {count} times; expected it once: rename or "
+                                        "remove the others")
+            elif len(cells) == len(header):
+                yield lines.line_num, dict(zip(header, cells, strict=True))
+            else:
                 raise TaskError(f"{path}, line {lines.line_num} has {len(cells)} cells, but the header has "
                                 f"{len(header)}; expected as many (text with a comma goes into double quotes in CSV)")
-            yield lines.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise TaskError(f"{path}, line {lines.line_num} is not CSV ({error}); expected a header and rows such as "
                         '"Paris, Texas",Texas with double quotes inside text doubled') from None
@@ -145,18 +184,28 @@ def read_cells(path: Path) -> Iterator[tuple[int, dict]]:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a task's file, or of all files of its folder."""
-    for file, split in split_files(path).items():
-        for number, record in (read_cells if file.suffix in (".csv", ".tsv") else read_lines)(file):
+    files = split_files(path)
+    for split, count in Counter(files.values()).items():
+        if count > 1:
+            same = " and ".join(file.name for file in files if files[file] == split)
+            raise TaskError(f"{path} holds the split {split!r} twice, as {same}; expected one of them")
+    for file, split in files.items():
+        suffix = file.suffix.lower()
+        if suffix not in (*SUFFIXES, ".json"):
+            raise TaskError(f"{file} ends in {suffix!r}; expected a name in .jsonl (JSON lines), .csv or .tsv")
+        for number, record in (read_cells if suffix in (".csv", ".tsv") else read_lines)(file):
             yield Row(f"{file}, line {number}", record, split)
 
 
 def lama_template(relation: str, path: Path) -> str | None:
     """The relation's manual template in a LAMA relations file near ``path``."""
     for file in (folder / name for folder in path.parents[:3] for name in TEMPLATE_FILES):
-        if file.is_file():
-            templates = {record.get("relation"): record.get("template") for _, record in read_lines(file)}
-            if relation in templates:
-                return templates[relation]
+        for number, record in read_lines(file) if file.is_file() else ():
+            if record.get("relation") == relation and "template" in record:
+                if not isinstance(record["template"], str):
+                    raise TaskError(f"{file}, line {number} has the template {record['template']!r:.60}; expected text "
+                                    "such as '[X] is in [Y] .'")
+                return record["template"]
     return None
 
 
@@ -171,9 +220,9 @@ def read_verbalizer(path: Path) -> dict:
         return {}
     expected = 'expected {"label_words": {"label": "word", ...}, "template": "[X] ... [Y] ."}'
     try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{file} is not JSON ({error}); {expected}") from None
+        content = parse_json(read_text(file))
+    except ValueError as error:
+        raise TaskError(f"{file} cannot be read ({error}); {expected}") from None
     if (not isinstance(content, dict) or content.keys() - {"label_words", "template"}
             or not isinstance(content.get("template", ""), str)):
         raise TaskError(f"{file} holds {str(content)[:60]}; {expected}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from .errors import TaskError
+from .examples import Example, Task, hashed_order, split_by_subject
 from .taskfiles import (
     SPLITS,
     Row,
@@ -29,66 +29,10 @@ __all__ = ["LABEL_WORDS", "ZOO_FACTS", "Example", "Task", "labelled_texts", "lis
            "read_fact_tables", "read_lines", "read_table", "split_by_subject", "task_from_rows"]
 
 ZOO_FACTS = Path(__file__).parent / "zoo" / "facts"
-TRAIN_SHARE, DEV_SHARE = 0.4, 0.1  # the rest is test
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
 LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
                "topic": {label: label for label in ("sports", "politics", "science", "business")}}
 COLUMNS = (("sub_label", "obj_label"), ("text", "label"), ("sentence", "label"))  # the last is GLUE's
-
-
-@dataclass(frozen=True)
-class Example:
-    """One fact: the subject fills [X], the object is to be predicted at [Y].
-
-    Attributes:
-        choices: the words that may answer, or None for any; those of a classification task.
-    """
-
-    subject: str
-    object: str
-    choices: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A relation to probe, or texts to classify.
-
-    Attributes:
-        name: what it was loaded as.
-        train, dev, test: examples; only ``evaluate`` may look at ``test``.
-        manual_template: a person's prompt such as ``"[X] was born in [Y] ."``, or None.
-        label_words: None for open-vocabulary probing, else {label: word} (a verbalizer), labels as strings. The
-            examples then have the text as subject, their label's word as object, and all words as choices.
-    """
-
-    name: str
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    test: tuple[Example, ...]
-    manual_template: str | None = None
-    label_words: dict[str, str] | None = None
-
-    def __repr__(self) -> str:
-        return f"Task({self.name!r}, {len(self.train)} train, {len(self.dev)} dev, {len(self.test)} test)"
-
-
-def split_by_subject(examples: Iterable[Example], salt: str) -> tuple[tuple[Example, ...], ...]:
-    """Train, dev and test (40 / 10 / 50 % of the subjects), the same on every platform.
-
-    Subjects are ordered by a hash of ``salt`` and their name: no subject is in two parts, and a split
-    does not follow the alphabet.
-    """
-    by_subject: dict[str, list[Example]] = {}
-    for example in sorted(set(examples), key=lambda e: (e.subject, e.object)):
-        by_subject.setdefault(example.subject, []).append(example)
-    order = hashed_order(by_subject, salt)
-    first, second = round(TRAIN_SHARE * len(order)), round((TRAIN_SHARE + DEV_SHARE) * len(order))
-    return tuple(tuple(example for subject in part for example in by_subject[subject])
-                 for part in (order[:first], order[first:second], order[second:]))
-
-
-def hashed_order(names: Iterable[str], salt: str) -> list[str]:
-    return sorted(names, key=lambda name: hashlib.sha256(f"{salt}\t{name}".encode()).digest())
 
 
 # --- the zoo's layout: one table a kind of subject, one column a relation -------------------------
@@ -184,12 +128,18 @@ def fact_columns(row: Row, columns: Iterable[tuple[str, str]]) -> tuple[str, str
     raise TaskError(f"{row.where} has the keys {sorted(map(str, row.record))}; expected {or_pairs(columns)}")
 
 
+def cell(row: Row, column: str) -> Any:
+    """What stands in a column; blanks around text are none of it, wherever it comes from."""
+    value = row.record.get(column)
+    return value.strip() if isinstance(value, str) else value
+
+
 def read_fact(row: Row, pair: tuple[str, str], labelled: bool) -> tuple[str, str]:
     """Subject and object, or text and label, as strings."""
-    subject, answer = (row.record[column] for column in pair)
+    subject, answer = (cell(row, column) for column in pair)
     if labelled and isinstance(answer, Integral) and not isinstance(answer, bool):
         answer = str(answer)  # class 1, whether it is written 1 or "1"
-    if not all(isinstance(value, str) and value.strip() for value in (subject, answer)):
+    if not all(isinstance(value, str) and value for value in (subject, answer)):
         raise TaskError(f"{row.where} has {pair[0]} {subject!r:.60} and {pair[1]} {answer!r:.60}; expected two strings "
                         "that are not empty" + (" (a label may be a whole number)" if labelled else
                                                 "; of numbered classes, give label_words="))
@@ -197,10 +147,10 @@ def read_fact(row: Row, pair: tuple[str, str], labelled: bool) -> tuple[str, str
 
 
 def read_split(row: Row) -> str | None:
-    split = row.record.get("split") or None
-    if split not in (None, "train", "dev", "test"):
+    split = cell(row, "split")
+    if split not in (None, "", "train", "dev", "test"):
         raise TaskError(f"{row.where} has the split {split!r}; expected train, dev or test")
-    return split
+    return split or None
 
 
 def verbalizer(name: str, labels: set[str],
@@ -218,7 +168,10 @@ def verbalizer(name: str, labels: set[str],
             and all(isinstance(word, str) and word.strip() for word in label_words.values())):
         raise TaskError(f"task {name!r} was given label_words={label_words!r:.60}; expected {{label: word}} or the "
                         "words of the classes 0, 1, ... in order")
-    words = {str(label): word for label, word in label_words.items()}
+    words = {str(label).strip(): word.strip() for label, word in label_words.items()}
+    if len(words) < len(label_words):
+        raise TaskError(f"task {name!r} was given label_words={label_words!r:.60}, with a label that stands there "
+                        "twice; expected each once (1 and '1' are the same)")
     for word, count in Counter(words.values()).items():
         if count > 1:
             same = " and ".join(repr(label) for label in words if words[label] == word)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import ModelLoadError, PromptMismatchError
-from .lm import APART, LanguageModel
+from .lm import LanguageModel
+from .vocabulary import APART
 
 __all__ = ["Batch", "Template", "batches", "collate"]
 

@@ -178,7 +178,7 @@ def test_round_trip_from_peft(lms, tmp_path, name):
                   tokenizer_name_or_path=lm.name, revision="main")
     config = {**json.loads((tmp_path / "one" / CONFIG).read_text()), "base_model_name_or_path": "same/elsewhere"}
     (tmp_path / "one" / CONFIG).write_text(json.dumps(config))
-    prompt = load_peft_prompt(tmp_path / "one", lm)
+    prompt = load_peft_prompt(tmp_path / "one", lm, base_model="same/elsewhere")
     assert (prompt.lm_name, prompt.meta["peft"]) == (lm.name, config)
     save_peft_prompt(prompt, tmp_path / "two", lm)
     assert json.loads((tmp_path / "two" / CONFIG).read_text()) == config
@@ -262,19 +262,87 @@ def adapter(lms, prefix, tmp_path):
     (lambda folder: (folder / CONFIG).unlink(), [CONFIG, "save_pretrained"]),
     (lambda folder: (folder / CONFIG).write_text("{"), [CONFIG, "save_pretrained"]),
     (lambda folder: (folder / CONFIG).write_bytes(b"\xff"), [CONFIG, "save_pretrained"]),
+    (lambda folder: (folder / CONFIG).write_text("[" * 100_000), [CONFIG, "save_pretrained"]),
     (lambda folder: (folder / CONFIG).write_text("[]"), [CONFIG, "None", "PROMPT_TUNING"]),
     (lambda folder: (folder / CONFIG).write_text('{"peft_type": "LORA"}'), [CONFIG, "'LORA'", "PROMPT_TUNING"]),
     (lambda folder: (folder / WEIGHTS).unlink(), [WEIGHTS, "save_pretrained"]),
     (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-8]), [WEIGHTS]),
     (lambda folder: save_file({"other": torch.zeros(3, 16)}, folder / WEIGHTS), [WEIGHTS, "prompt_embeddings"]),
     (lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"), ["pickle", WEIGHTS, "save_pretrained"]),
-], ids=["no config", "bad JSON", "bad text", "a list", "LoRA", "no weights", "cut off", "other tensor", "pickle"])
+], ids=["no config", "bad JSON", "bad text", "too deep", "a list", "LoRA", "no weights", "cut off", "other tensor",
+        "pickle"])
 def test_unreadable_checkpoint(lms, adapter, spoil, words):
     load_peft_prompt(adapter, lms["gpt2"])
     spoil(adapter)
     with pytest.raises(PromptLoadError) as error:
         load_peft_prompt(adapter, lms["gpt2"])
     assert all(word in str(error.value) for word in [str(adapter), *words])
+
+
+def configure(adapter, **changes):
+    """Change a configuration, and leave out what only ``save_peft_prompt`` notes beside the vectors."""
+    config = json.loads((adapter / CONFIG).read_text())
+    (adapter / CONFIG).write_text(json.dumps({**config, **changes}))
+    save_file(load_file(adapter / WEIGHTS), adapter / WEIGHTS)
+
+
+@pytest.mark.parametrize("name, task_type", [("gpt2", "SEQ_2_SEQ_LM"), ("t5", "CAUSAL_LM"), ("gpt2", "SEQ_CLS"),
+                                             ("bert", "CAUSAL_LM"), ("gpt2", ["CAUSAL_LM"])])
+def test_checkpoint_of_another_task_type(lms, adapter, name, task_type):
+    configure(adapter, task_type=None, base_model_name_or_path=None)
+    load_peft_prompt(adapter, lms[name])
+    configure(adapter, task_type=task_type)
+    said = re.escape(f"task_type {task_type!r}, but {lms[name].name} is {lms[name].kind}")
+    with pytest.raises(PromptMismatchError, match=said):
+        load_peft_prompt(adapter, lms[name])
+
+
+@pytest.mark.parametrize("named", ["openai-community/gpt2-large", "", "/", "gpt2\0", "x" * 5000, "~nobody/x", 3,
+                                   ["gpt2"]], ids=lambda named: repr(named)[:30])
+def test_checkpoint_of_another_base_model(lms, adapter, named):
+    configure(adapter, base_model_name_or_path=named)
+    with pytest.raises(PromptMismatchError, match=re.escape(f"names the base model {named!r}") + ".*base_model="):
+        load_peft_prompt(adapter, lms["gpt2"])
+    load_peft_prompt(adapter, lms["gpt2"], base_model=named)
+    with pytest.raises(PromptMismatchError, match="not 'another/gpt2'"):
+        load_peft_prompt(adapter, lms["gpt2"], base_model="another/gpt2")
+
+
+def test_names_that_the_base_model_may_have(lms, adapter, tmp_path, monkeypatch):
+    lm = lms["gpt2"]
+    (tmp_path / "link").symlink_to(lm.name)
+    monkeypatch.chdir(tmp_path)
+    for named in (lm.name, "openai-community/gpt2", "gpt2/", str(tmp_path / "link"), "link", None):
+        configure(adapter, base_model_name_or_path=named)
+        load_peft_prompt(adapter, lm).check(lm)
+
+
+def test_a_fingerprint_counts_more_than_a_name(lms, prefix, tmp_path):
+    lm, other = lms["gpt2"], lms["bare"]
+    assert lm.dim == other.dim and lm.kind == other.kind
+    adapter = save_peft_prompt(prefix, tmp_path / "adapter", lm, base_model=other.name)
+    load_peft_prompt(adapter, lm).check(lm)
+    for options in ({}, {"base_model": other.name}):
+        with pytest.raises(PromptMismatchError, match=f"fingerprint {lm.fingerprint}.*{other.fingerprint}.*transfer"):
+            load_peft_prompt(adapter, other, **options)
+    configure(adapter)
+    load_peft_prompt(adapter, other)  # now there is nothing but the name
+
+
+def test_start_tokens_of_another_tokenizer(lms, tmp_path):
+    prompt = dataclasses.replace(random_prompt(lms["llama"], 3), template="[V]*3 [X] [Y]")
+    adapter = save_peft_prompt(prompt, tmp_path / "adapter", lms["llama"], with_start=True)
+    save_file(load_file(adapter / WEIGHTS), adapter / WEIGHTS, metadata={"ptlib_start_tokens": "1"})
+    assert torch.equal(load_peft_prompt(adapter, lms["llama"]).vectors, prompt.vectors)
+    with pytest.raises(PromptMismatchError, match=f"1 start tokens, but the tokenizer of {lms['bare'].name} has 0"):
+        load_peft_prompt(adapter, lms["bare"], base_model=lms["llama"].name)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_vectors_that_are_no_real_numbers(lms, adapter, dtype):
+    save_file({"prompt_embeddings": torch.ones(3, 16, dtype=dtype)}, adapter / WEIGHTS)
+    with pytest.raises(PromptLoadError, match=f"prompt_embeddings as {dtype}"):
+        load_peft_prompt(adapter, lms["gpt2"])
 
 
 @pytest.mark.parametrize("shape", [(6, 16), (2, 16), (3,), (), (3, 8), (1, 3, 16)])
@@ -284,7 +352,7 @@ def test_vectors_of_another_shape(lms, adapter, shape):
         load_peft_prompt(adapter, lms["gpt2"])
 
 
-@pytest.mark.parametrize("count", [None, 0, "3", [3], 4])
+@pytest.mark.parametrize("count", [None, 0, "3", [3], {"3": 3}, 4])
 @pytest.mark.parametrize("name", ["gpt2", "t5"])
 def test_senseless_number_of_virtual_tokens(lms, adapter, name, count):
     config = json.loads((adapter / CONFIG).read_text())

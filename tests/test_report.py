@@ -13,17 +13,19 @@ from conftest import ROOT
 
 from ptlib import SweepError
 from ptlib.files import write_text
+from ptlib.identity import code_digest
 from ptlib.report import collect, link, read_results, render_pages, summarize_results
 from ptlib.runs import ERROR, METRICS, STARTS
 
 QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
 
 
-def leave_run(out: Path, run: str, parameters: dict, results: dict | None = None, error: str = "") -> Path:
-    """A folder as ``run_one`` leaves it."""
+def leave_run(out: Path, run: str, parameters: dict, results: dict | None = None, error: str = "",
+              **others: str) -> Path:
+    """A folder as ``run_one`` leaves it; as 0.1.0 did, unless ``others`` say more."""
     about = {"run": run, "notebook": "tiny", "notebook_digest": "d", "parameters": parameters, "git": {},
              "versions": {"ptlib": "1"}, "host": "here", "started": "2024-01-01T00:00:00+00:00", "seconds": 1.0,
-             "results": results or {}}
+             "results": results or {}, **others}
     if error:
         about["error"] = {"type": "ValueError", "message": error}
     write_text(out / run / (ERROR if error else METRICS), json.dumps(about))
@@ -75,6 +77,43 @@ def test_a_parameter_that_some_runs_lack_varies(tmp_path):
         read_results(tmp_path / "nowhere")
 
 
+def at(second: str) -> str:
+    return f"2025-01-01T00:00:{second}+00:00"
+
+
+def test_of_runs_with_the_same_parameters_the_newest_counts(tmp_path):
+    """They differ in the code or the files that they read, not in a seed, and are not to be averaged."""
+    for run, second, loss in (("c", "01", 3.0), ("a", "02.000002", 1.0), ("b", "02.000001", 2.0)):
+        leave_run(tmp_path, run, {"x": 1, "seed": 0}, {"loss": loss, "scores": [{"p_at_1": loss}]}, started=at(second),
+                  code=run)
+    leave_run(tmp_path, "d", {"x": 1, "seed": 1}, {"loss": 4.0}, code="a")
+    leave_run(tmp_path, "e", {"x": 1, "seed": 0}, {"loss": 5.0}, notebook="other")
+    results = read_results(tmp_path)
+    assert results.superseded == ("b", "c")
+    assert results.runs[["run", "loss", "code"]].astype(object).where(results.runs.notna(), None).values.tolist() == [
+        ["a", 1.0, "a"], ["d", 4.0, "a"], ["e", 5.0, None]]
+    assert results.tables["scores"]["p_at_1"].tolist() == [1.0]
+    assert collect(tmp_path)["run"].tolist() == ["a", "d", "e"]
+
+
+def test_a_failed_run_counts_until_its_parameters_have_run_again(tmp_path):
+    for x, (failed, finished) in enumerate([("01", "02"), ("02", "01")]):
+        leave_run(tmp_path, f"failed{x}", {"x": x}, error="no", started=at(failed))
+        leave_run(tmp_path, f"finished{x}", {"x": x}, started=at(finished))
+    for number in (1, 2):
+        leave_run(tmp_path, f"twice{number}", {"x": 2}, error="no", started=at(f"0{number}"))
+    results = read_results(tmp_path)
+    assert results.runs["run"].tolist() == ["finished0", "finished1"]
+    assert results.failed["run"].tolist() == ["failed1", "twice2"]
+    assert results.superseded == ("failed0", "twice1")
+
+
+def test_runs_of_which_the_code_is_not_known_still_load(out):
+    runs = collect(out)
+    assert len(runs) == 6 and runs["code"].isna().all()
+    assert pd.read_parquet(out / "table.parquet")["code"].isna().all()
+
+
 def test_means_of_results_against_a_known_interval(out):
     """Three values 1 apart: the half width is t(0.975; 2) / √3, with t = 4.302653 from a table."""
     results = read_results(out)
@@ -110,11 +149,15 @@ def test_the_report_of_a_sweep_without_scores(out, tmp_path_factory):
     for path in out.glob(f"*/{METRICS}"):
         content = json.loads(path.read_text())
         del content["results"]["scores"]
+        content |= {} if content["run"] == "run02" else {"code": code_digest()}
         path.write_text(json.dumps(content))
+    leave_run(out, "later", {"x": 2, "same": [1], "seed": 1}, {"loss": 3}, started=at("00"), code="edited")
     executed = tmp_path_factory.mktemp("report") / "report.ipynb"
     papermill.execute_notebook(str(ROOT / "notebooks" / "11_report.ipynb"), str(executed), {"runs": str(out)},
                                progress_bar=False)
     said = json.dumps(nbformat.read(executed, 4))
     assert "6 runs finished, 1 failed, 1 unfinished" in said
     assert "ValueError: x is &lt;3&gt;" in said
+    assert "Of 6 runs that count, 2 were made by other code than this ptlib; 1 older ones" in said
+    assert "edited" in said and "not recorded" in said and "later/tiny.html" in said
     assert "bad/tiny.html" in said and "run01/tiny.html" in said

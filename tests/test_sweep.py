@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import dask
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, wait_for, write_notebook
 from distributed import Client, LocalCluster
 
@@ -25,8 +27,10 @@ from ptlib import SweepError, claims, runs, store
 from ptlib import sweep as engine
 from ptlib.files import replacing, write_text
 from ptlib.grids import expand, read_grid, read_notebook, run_name
+from ptlib.identity import code_digest
+from ptlib.inputs import Inputs
 from ptlib.record import RESULTS, record
-from ptlib.report import collect
+from ptlib.report import collect, read_results
 from ptlib.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, finished, run_one
 from ptlib.store import batches, tuned
 from ptlib.sweep import main, sweep
@@ -38,7 +42,7 @@ words: Optional[str] = None  # some text
 what: str = "record"  # what to do
 flag: bool = False  # a switch
 sizes: list = [1, 2]  # a list
-folder: str = ""  # for notes
+work: str = ""  # folder for notes
 seed: int = 0  # of what is random
 out: Optional[str] = None  # folder for a figure
 """
@@ -46,8 +50,8 @@ DO = """
 import os, signal, time
 from pathlib import Path
 
-if folder:
-    with open(Path(folder) / f"started-{x}", "a") as notes:
+if work:
+    with open(Path(work) / f"started-{x}", "a") as notes:
         notes.write(f"{os.getppid()}\\n")
 if what == "raise":
     raise ValueError(f"x is {x}")
@@ -57,7 +61,7 @@ if what == "kill":
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "wait":
-    while not (Path(folder) / "go").exists():
+    while not (Path(work) / "go").exists():
         time.sleep(0.05)
 if what == "record":
     from ptlib import record
@@ -83,7 +87,7 @@ def notebook(path):
 def test_a_grid_is_every_combination_then_the_rows(notebook):
     grid = {"cross": {"x": [1, 2, 3], "what": ["a", "b"]}, "zip": {"seed": [0, 1], "words": ["c", None]},
             "rows": [{"x": 9}, {"seed": 4, "scale": 2}], "exclude": [{"x": 2, "what": "b"}, {"seed": 1, "x": 3}]}
-    default = {"x": 0, "scale": 1.0, "words": None, "what": "record", "flag": False, "sizes": [1, 2], "folder": "",
+    default = {"x": 0, "scale": 1.0, "words": None, "what": "record", "flag": False, "sizes": [1, 2], "work": "",
                "seed": 0}
     expected = [{**default, "x": x, "what": what, "seed": seed, "words": words}
                 for x, what, (seed, words) in product([1, 2, 3], ["a", "b"], [(0, "c"), (1, None)])
@@ -180,7 +184,7 @@ def test_names_are_the_same_in_every_process(by_hash_seed):
     assert len(set(one)) == 3
 
 
-def test_a_name_depends_on_code_parameters_and_version_alone(notebook, path, tmp_path, monkeypatch):
+def test_a_name_depends_on_the_notebooks_code_and_the_parameters(notebook, path, tmp_path):
     parameters = {"x": 1, "seed": 2}
     name = run_name(parameters, notebook)
     assert run_name({"seed": 2, "x": 1}, notebook) == name
@@ -193,8 +197,87 @@ def test_a_name_depends_on_code_parameters_and_version_alone(notebook, path, tmp
     content.cells[-1].source += "\n1"
     nbformat.write(content, tmp_path / "changed.ipynb")
     assert run_name(parameters, read_notebook(tmp_path / "changed.ipynb")) != name
-    monkeypatch.setattr(ptlib, "__version__", "9")
-    assert run_name(parameters, notebook) != name
+
+
+@pytest.mark.parametrize("named", [
+    {"words": "facts.csv"}, {"words": "one"}, {"words": "P36, one/facts.csv ,P19"}, {"sizes": [1, ["one/facts.csv"]]},
+    {"words": "."}, {"root": "one", "words": "facts.csv"}, {"root": "one", "words": "../facts.csv"},
+    {"words": "linked"}, {"words": "with, comma.csv"}])
+def test_a_name_depends_on_the_content_of_what_parameters_name(named, notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / name for name in ("facts.csv", "one/facts.csv", "one/deep/er/facts.csv", "with, comma.csv")]
+    for file in files:
+        write_text(file, "Peru,Lima")
+    (tmp_path / "linked").symlink_to("one/deep")
+    (tmp_path / "one" / "deep" / "circle").symlink_to(tmp_path / "one")
+    name = run_name(named, notebook)
+    assert run_name(named, notebook) == name
+    for file in files:
+        write_text(file, "Peru,Cusco")
+    edited = run_name(named, notebook)
+    assert edited != name
+    for file in files:
+        write_text(file, "Peru,Lima")
+    assert run_name(named, notebook) == name
+
+
+def test_a_folder_counts_by_the_names_and_contents_of_what_is_not_hidden_below_it(notebook, tmp_path):
+    def name(folder: str) -> str:
+        return Inputs().named({"words": str(tmp_path / folder)})[str(tmp_path / folder)]
+
+    for folder in ("a", "b"):
+        write_text(tmp_path / folder / "facts" / "P36.jsonl", "{}")
+    assert name("a") == name("b")
+    for unimportant in (".git/HEAD", ".P36.partial", "facts/.venv/lib.py", "facts/__pycache__/x.pyc"):
+        write_text(tmp_path / "b" / unimportant, "1")
+    assert name("a") == name("b")
+    (tmp_path / "b" / "facts").rename(tmp_path / "b" / "others")
+    assert name("a") != name("b")
+
+
+def test_a_name_does_not_depend_on_what_parameters_merely_look_like(notebook, tmp_path, monkeypatch):
+    """What is no file counts as text; neither punctuation nor a folder that runs write to is read."""
+    monkeypatch.chdir(tmp_path)
+    texts = ["", "/", "//", ".,/", "none.csv", "~nobody/none", "a\0b", "a" * 5000, "[X] is , /, [Y] ."]
+    runs = [{"words": text} for text in texts] + [{"work": "."}, {"x": 1, "flag": True, "scale": None}]
+    names = [run_name(run, notebook) for run in runs]
+    assert len(set(names)) == len(runs)
+    write_text(tmp_path / "new", "1")
+    assert [run_name(run, notebook) for run in runs] == names
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has a file that nobody can read from its start")
+def test_a_file_that_cannot_be_read_is_one_clear_error(notebook):
+    with pytest.raises(SweepError, match=r"/proc/self/mem, which a parameter names, cannot be read .*name another"):
+        run_name({"words": "/proc/self/mem"}, notebook)
+
+
+NAMES = """
+import sys, ptlib
+from pathlib import Path
+from ptlib import store
+from ptlib.grids import read_notebook, run_name
+from ptlib.inputs import Inputs, code_on_disk
+
+notebook, facts, lm, edit = sys.argv[1:]
+notebook = read_notebook(notebook)
+print(run_name({"seed": 1}, notebook, Inputs(code_on_disk())))
+with open(Path(ptlib.__file__).with_name("training.py"), "a") as source:
+    source.write(edit)
+print(run_name({"seed": 1}, notebook, Inputs(code_on_disk())))
+print(store.prompt_key(ptlib.load_task(facts), 0, {"lm": ptlib.load_lm(lm), "epochs": 1}))
+"""
+
+
+def test_an_edit_of_ptlib_is_another_name(path, facts_file, toys, tmp_path):
+    """Of a copy, which is edited by a process that has imported it: kernels import it anew, the process does not."""
+    shutil.copytree(ROOT / "ptlib", tmp_path / "ptlib", ignore=shutil.ignore_patterns("__pycache__", "models"))
+    command = [sys.executable, "-c", NAMES, str(path), str(facts_file), toys["bert"].name]
+    options = {"text": True, "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    run, later_run, prompt = subprocess.check_output([*command, "# edited"], **options).split()
+    next_run, same_run, next_prompt = subprocess.check_output([*command, ""], **options).split()
+    assert run != later_run == next_run == same_run
+    assert prompt != next_prompt
 
 
 def test_planning_many_finished_runs_is_fast(notebook, tmp_path):
@@ -219,7 +302,7 @@ def swept(path, tmp_path_factory):
     out, notes = tmp_path_factory.mktemp("runs") / "mixed", str(tmp_path_factory.mktemp("notes"))
     rows = [{"x": 3, "what": "raise"}, {"x": 4, "what": "kill"}]
     grid = {"cross": {"x": [1, 2], "scale": [0.5]}, "rows": rows}
-    grid = {"cross": {**grid["cross"], "folder": [notes]}, "rows": [{**row, "folder": notes} for row in rows]}
+    grid = {"cross": {**grid["cross"], "work": [notes]}, "rows": [{**row, "work": notes} for row in rows]}
     # After two deaths the scheduler gives a run up, guilty or not: counting is the sweep's own business.
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
         return out, Path(notes), grid, sweep(path, grid, out, workers=1, progress=False)
@@ -245,6 +328,7 @@ def test_good_runs_leave_their_results(swept):
         assert content["seconds"] > 0
         assert content["peak_memory"] > 2**24
         assert content["versions"]["ptlib"] == ptlib.__version__
+        assert content["code"] == code_digest()
         assert {path.name for path in folder.iterdir()} == {METRICS, "figure.png", "tiny.ipynb"}
         assert "y = " in (folder / "tiny.ipynb").read_text()
 
@@ -276,7 +360,7 @@ def test_no_partial_files(swept):
 def test_the_same_call_again_does_what_is_left(swept, path, tmp_path):
     out, notes, grid, _ = swept
     before = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{METRICS}")}
-    some = {"cross": grid["cross"], "rows": [{"x": 5, "what": "nothing", "folder": str(notes)}]}
+    some = {"cross": grid["cross"], "rows": [{"x": 5, "what": "nothing", "work": str(notes)}]}
     victim = by_x(out, METRICS)[2]["run"]
     (out / victim / METRICS).rename(tmp_path / METRICS)
     again = sweep(path, some, out, workers=1, progress=False)
@@ -286,6 +370,21 @@ def test_the_same_call_again_does_what_is_left(swept, path, tmp_path):
     [kept] = again.skipped
     assert (out / kept / METRICS).stat().st_mtime_ns == before[out / kept / METRICS]
     assert sweep(path, some, out).skipped == (kept, *again.done)
+
+
+def test_what_a_run_names_is_edited_and_it_runs_again(path, tmp_path, monkeypatch):
+    """Its own folder may lie inside of the named one."""
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "data" / "facts.csv", "Peru,Lima")
+    grid, out = {"rows": [{"words": "data", "what": "nothing"}]}, tmp_path / "data" / "runs" / "first"
+    options = {"workers": 1, "progress": False}
+    [first] = sweep(path, grid, out, **options).done
+    assert sweep(path, grid, out).skipped == (first,)
+    write_text(tmp_path / "data" / "facts.csv", "Peru,Cusco")
+    [again] = sweep(path, grid, out, **options).done
+    assert sweep(path, grid, out).skipped == (again,)
+    results = read_results(out)
+    assert (results.runs["run"].tolist(), results.superseded) == ([again], (first,))
 
 
 def test_collect_is_the_finished_runs(swept):
@@ -328,7 +427,7 @@ def test_fresh_runs_again_what_is_finished(path, notebook, tmp_path, capsys):
 
 def test_two_workers_of_a_scheduler_one_of_which_is_killed(path, tmp_path, cluster, capsys):
     at = cluster("--no-nanny").address
-    grid = {"cross": {"what": ["wait"], "x": [1, 2, 3, 4], "folder": [str(tmp_path)]}}
+    grid = {"cross": {"what": ["wait"], "x": [1, 2, 3, 4], "work": [str(tmp_path)]}}
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
     with ThreadPoolExecutor() as pool:
         code = pool.submit(main, [str(path), "--grid", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"),
@@ -347,7 +446,7 @@ def test_two_workers_of_a_scheduler_one_of_which_is_killed(path, tmp_path, clust
 
 def test_an_interrupt_keeps_what_is_done_and_leaves_no_process(path, tmp_path, started):
     rows = [{"x": 1, "what": "nothing"}, {"x": 2, "what": "wait"}, {"x": 3, "what": "wait"}]
-    (tmp_path / "grid.yaml").write_text(json.dumps({"rows": [{**row, "folder": str(tmp_path)} for row in rows]}))
+    (tmp_path / "grid.yaml").write_text(json.dumps({"rows": [{**row, "work": str(tmp_path)} for row in rows]}))
     command = started("-m", "ptlib.sweep", str(path), "--grid", str(tmp_path / "grid.yaml"), "--out",
                       str(tmp_path / "out"), "--workers", "1", start_new_session=True, stderr=subprocess.PIPE,
                       stdout=subprocess.PIPE,
@@ -508,7 +607,6 @@ def test_a_kernel_that_dies_is_a_failed_run(common, notebook):
 
 def test_record_shows_and_in_a_sweep_keeps(tmp_path, monkeypatch, capsys):
     import numpy as np
-    import torch
 
     monkeypatch.delenv(RESULTS, raising=False)
     record(p_at_1=0.5, curve=[1, 2])
@@ -575,9 +673,7 @@ def test_the_store_gives_what_tuning_gives(toys, capitals, tmp_path, monkeypatch
         assert (both[which].meta, both[which].template, both[which].task) == (prompt.meta, prompt.template, prompt.task)
     tuned(lm, [capitals], seed=1, folder=tmp_path, epochs=2, progress=False)
     tuned(toys["uncased"], [capitals], seed=1, folder=tmp_path, **options)
-    assert len(calls) == 4
-    monkeypatch.setattr(ptlib, "__version__", "9")
-    tuned(lm, [capitals], seed=1, folder=tmp_path, **options)
+    tuned(ptlib.load_lm(lm.name, dtype=torch.bfloat16), [capitals], seed=1, folder=tmp_path, **options)
     assert len(calls) == 5
 
 

@@ -101,9 +101,85 @@ def test_odd_subjects_come_through_every_format(tmp_path, suffix, toys):
     else:
         write(path, *("\t".join(row) for row in [columns, *rows]))
     task = load_task(str(path))
-    assert [e.subject for e in task.test] == ODD
+    names = [name.strip() for name in ODD]
+    assert [e.subject for e in task.test] == names
     ev = evaluate(toys["roberta"], random_prompt(toys["roberta"]), task.test, candidates=["Paris", "Lima"])
-    assert ev.predictions["subject"].tolist() == ODD
+    assert ev.predictions["subject"].tolist() == names
+
+
+@pytest.mark.parametrize(("file", "lines"), [
+    ("mine.csv", [" sub_label, obj_label ,split", "France, Paris, train", ' "Paris, Texas", "Texas",test',
+                  "Peru ,Lima,dev"]),
+    ("mine.tsv", ["sub_label\tobj_label \t split", "France\t Paris\ttrain", "Paris, Texas \tTexas\t test",
+                  "Peru\tLima \tdev"]),
+    ("mine.jsonl", ['{"sub_label ": "France", "obj_label": " Paris", "split": "train"}',
+                    fact("Paris, Texas", "Texas\t", split=" test"), fact("\u00a0Peru", "Lima\n", split="dev")])])
+def test_blanks_around_what_stands_in_a_table_are_none_of_it(tmp_path, file, lines, toys):
+    task = load_task(str(write(tmp_path / file, *lines)))
+    facts = [(e.subject, e.object) for e in task.train + task.dev + task.test]
+    assert facts == [("France", "Paris"), ("Peru", "Lima"), ("Paris, Texas", "Texas")]
+    assert evaluate(toys["bert"], random_prompt(toys["bert"]), task.train, candidates=["Paris", "Lima"]).n == 1
+
+
+def test_blanks_around_labels_and_their_words(tmp_path):
+    rows = [("a fine film ", " 1"), ("dull", "0 ")]
+    write(tmp_path / "mine.csv", "text, label", *(f"{text},{label}" for text, label in rows))
+    write(tmp_path / "mine.verbalizer.json", {"label_words": {" 0": "bad ", "1": " good"}})
+    for task in (load_task("mine.csv", tmp_path), load_task("mine.csv", tmp_path, label_words=["bad ", " good"]),
+                 task_from_rows("mine", [{"text": text, "label": label} for text, label in rows],
+                                label_words={0: "bad", " 1 ": "good"})):
+        assert {(e.subject, e.object, e.choices) for e in task.train + task.dev + task.test} == {
+            ("a fine film", "good", ("bad", "good")), ("dull", "bad", ("bad", "good"))}
+        assert task.label_words == {"0": "bad", "1": "good"}
+
+
+def test_suffixes_count_in_any_case(tmp_path):
+    files = {"P36.CSV": ["sub_label,obj_label", "a,b", "c,d"], "P101.Tsv": ["sub_label\tobj_label", "a\tb", "c\td"],
+             "P6.JSONL": [fact("a", "b"), fact("c", "d")]}
+    for file, lines in files.items():
+        task = load_task(str(write(tmp_path / file, *lines)))
+        assert {(e.subject, e.object) for e in task.train + task.dev + task.test} == {("a", "b"), ("c", "d")}
+    assert [task.name for task in load_tasks(str(tmp_path))] == [f"{tmp_path}/{file}" for file in
+                                                               ("P6.JSONL", "P36.CSV", "P101.Tsv")]
+    assert load_task("P36.CSV", tmp_path).manual_template == load_task("zoo/P36").manual_template
+    for file, lines in zip(("Train.CSV", "dev.Tsv", "TEST.JSONL"), files.values(), strict=True):
+        write(tmp_path / "folder" / file, *lines)
+    folder = load_task("folder", tmp_path)
+    assert folder.train == folder.dev == folder.test == (Example("a", "b"), Example("c", "d"))
+
+
+@pytest.mark.parametrize("file", ["mine", "mine.txt", "mine.csv.gz", "mine.xlsx"])
+def test_a_file_of_another_kind_is_told(tmp_path, file):
+    with pytest.raises(TaskError, match=rf"{file} ends in .*; expected .*\.jsonl .*, \.csv or \.tsv"):
+        load_task(str(write(tmp_path / file, fact())))
+
+
+def test_json_lines_may_be_called_json(tmp_path):
+    task = load_task(str(write(tmp_path / "mine.json", fact(split="test"), fact("Peru", "Lima", split="train"))))
+    assert (task.train, task.test) == ((Example("Peru", "Lima"),), (Example("France", "Paris"),))
+
+
+@pytest.mark.parametrize("files", [("train.csv", "train.jsonl"), ("dev.csv", "validation.csv"),
+                                   ("test.csv", "Test.TSV")])
+def test_a_split_in_two_files_is_told(tmp_path, files):
+    for file in files:
+        write(tmp_path / "mine" / file, *([fact()] if file.endswith("l") else ["sub_label,obj_label", "a,b"]))
+    with pytest.raises(TaskError, match=r"twice, as .* and .*; expected one"):
+        load_task("mine", tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "mine.csv").mkdir()
+    with pytest.raises(TaskError, match=r"there is no .*mine\.csv"):
+        load_task("mine.csv", tmp_path)
+
+
+def test_a_column_that_stands_twice_is_told(tmp_path):
+    path = write(tmp_path / "mine.csv", "sub_label,obj_label, obj_label", "a,b,c")
+    with pytest.raises(TaskError, match=f"{path} has the column 'obj_label' 2 times"):
+        load_task(str(path))
+    nameless = load_task(str(write(tmp_path / "mine.csv", "sub_label,obj_label,,", "a,b,,")))  # as spreadsheets end
+    assert nameless.train + nameless.dev + nameless.test == (Example("a", "b"),)
 
 
 def test_csv_and_json_lines_are_split_alike(tmp_path):
@@ -240,9 +316,17 @@ def test_empty_lines_and_exotic_line_separators_are_no_line_ends(tmp_path):
     assert (task.test, task.train) == ((Example("a\u2028b", "Paris"),), (Example("France", "Paris"),))
 
 
+def test_blank_lines_of_a_table_are_no_rows(tmp_path):
+    task = load_task(str(write(tmp_path / "mine.csv", "", "  ", "sub_label,obj_label", "a,b", " \t", "")))
+    assert task.train + task.dev + task.test == (Example("a", "b"),)
+
+
 @pytest.mark.parametrize("bad", [
+    '{"sub_label": "a", "obj_label": "b", "obj_label": "c"}', '{"sub_label": "a", " sub_label": "b", "obj_label": "c"}',
+    '{"sub_label": "a", "obj_label": "\\ud800"}', fact(obj=float("nan")), fact(obj=" "), "[" * 100_000,
+    '{"sub_label": "a", "obj_label": ' + "1" * 5000 + "}", fact(split=0),
     '{"sub_label": "France"', "3", '["France", "Paris"]', {"sub_label": "France"}, {"subject": "France", "object": "x"},
-    fact(split="validation"), fact(obj=None), fact(subject=7)], ids=str)
+    fact(split="validation"), fact(obj=None), fact(subject=7)], ids=lambda bad: str(bad)[:60])
 def test_bad_line_is_named(tmp_path, bad):
     path = write(tmp_path / "mine.jsonl", fact(), bad)
     with pytest.raises(TaskError, match=rf"{path}, line 2\b"):
@@ -275,3 +359,12 @@ def test_missing_task_is_named(tmp_path, monkeypatch, name, root):
 def test_list_tasks_of_an_unknown_kind_or_without_root(kind):
     with pytest.raises(TaskError, match=kind):
         list_tasks(kind)
+
+
+@pytest.mark.parametrize("template", [3, None, ["[X] [Y]"], float("nan")])
+def test_a_template_of_lama_that_is_no_text(tmp_path, template):
+    write(tmp_path / "P36.jsonl", fact())
+    write(tmp_path / "relations.jsonl", {"relation": ["P36"], "template": "[Y] [X]"},
+          {"relation": "P36", "template": template})
+    with pytest.raises(TaskError, match=r"relations\.jsonl, line 2 has the template"):
+        load_task("P36.jsonl", tmp_path)
