@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from functools import cached_property
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-from .errors import ModelLoadError, NotFiniteError
+from .errors import ModelLoadError, NotFiniteError, first_line
 from .identity import Checkpoint, fingerprint_of_memory, table_fingerprint
 from .proof import prove
 from .vocabulary import Vocabulary
@@ -121,7 +122,11 @@ class LanguageModel(Vocabulary):
     def fingerprint(self) -> str:
         if self._checkpoint is None:
             return fingerprint_of_memory(self.model, self.tokenizer)
-        found = self._checkpoint.fingerprint
+        try:
+            found = self._checkpoint.fingerprint
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelLoadError(f"the files of {self.name} cannot be read whole ({first_line(error)}), and a model is "
+                                 "known by all of them; expected a complete checkpoint") from error
         if self._checkpoint.has_changed:
             raise ModelLoadError(f"the files of {self.name} have changed since it was loaded; load it again")
         return found
@@ -155,7 +160,7 @@ class LanguageModel(Vocabulary):
         blank = self.tokenizer.mask_token_id
         if blank is None and self.kind == "seq2seq":
             blank = self.tokenizer.get_vocab().get("<extra_id_0>")
-        if blank is None:
+        if blank is None or blank == self.tokenizer.unk_token_id:  # as which an empty mask_token is read
             raise ModelLoadError(f"the tokenizer of {self.name} has no mask token; expected one in its "
                                  "tokenizer_config.json, as a prompt's answer slot needs it")
         return blank

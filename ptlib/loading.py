@@ -157,6 +157,12 @@ def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str
 
 def read_tokenizer(path: str, revision: str | None):
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    try:
+        tokenizer("a")  # some nonsense in its files shows only here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # what panics in Rust is no Exception
+        raise ValueError(f"its tokenizer cannot tokenize: {first_line(error)}") from error
     files = tokenizer.vocab_files_names.values()
     # transformers makes an empty tokenizer up where there is none.
     if files and not any(find_file(path, file, revision) for file in ("tokenizer.json", *files)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .errors import PromptMismatchError
+from .errors import NotFiniteError, PromptMismatchError
 from .lm import LanguageModel
 
 __all__ = ["Mixture"]
@@ -37,6 +37,8 @@ class Mixture:
             raise PromptMismatchError(f"a mixture of {len(self.words)} words has weights of shape "
                                       f"{tuple(self.weights.shape)} and gains of shape {tuple(self.gains.shape)}; "
                                       "expected (m, words) and (m,)")
+        if not (self.weights.isfinite().all() and self.gains.isfinite().all()):
+            raise NotFiniteError("a mixture has weights or gains that are not finite; expected numbers")
 
     def on(self, lm: LanguageModel) -> Tensor:
         """(m, d): the vectors on ``lm``. Weight on words that it lacks goes to the others in proportion.

@@ -121,13 +121,30 @@ class Prompt:
             raise PromptLoadError(f"there is no file {path}; {expected}")
         try:
             with safe_open(str(path), "pt") as file:
-                about = json.loads(file.metadata()["ptlib"])
+                about = read_about(file.metadata()["ptlib"])
                 words, mixture = about.pop("words", None), None
                 if words is not None:
                     mixture = Mixture(tuple(words), file.get_tensor("weights"), file.get_tensor("gains"))
-                return cls(file.get_tensor("vectors"), **about, mixture=mixture)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                vectors = file.get_tensor("vectors")
+                if not vectors.is_floating_point():
+                    raise ValueError(f"its vectors are {vectors.dtype}")
+                return cls(vectors.float(), **about, mixture=mixture)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise PromptLoadError(f"{path} holds no readable prompt ({error}); {expected}") from error
+
+
+def read_about(text: str) -> dict[str, Any]:
+    """What ``Prompt.save`` wrote beside the vectors; a ValueError where it cannot have."""
+    kinds = {"template": str, "lm_name": str, "lm_fingerprint": str, "task": str | None, "meta": dict, "words": list}
+    about = json.loads(text)
+    if not isinstance(about, dict):
+        raise ValueError(f"its metadata is {about!r:.60}")
+    for name, value in about.items():
+        if not isinstance(value, kinds.get(name, object)):
+            raise ValueError(f"its {name} is {value!r:.60}")
+    if not all(isinstance(word, str) for word in about.get("words", [])):
+        raise ValueError("its words are no strings")
+    return about
 
 
 def default_template(num_vectors: int) -> str:

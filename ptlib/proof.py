@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Proof", "prove"]
 
-SHORT, LONG = 5, 9  # tokens of two sequences, so that a batch of both is padded
+SHORT, LONG = 3, 6  # tokens of two sequences, so that a batch of both is padded
+MIDDLE = 1  # where another token is tried
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,10 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
     """
     began, about = time.perf_counter(), f"{type(lm.model).__name__} {lm.name!r}"
     long = ordinary_tokens(lm)
-    short = long[:SHORT]
-    other_end, other_start = short.clone(), short.clone()
-    other_end[-1] = other_start[0] = long[-1]
-    texts = torch.stack([short, other_end, other_start])
+    short, other = long[:SHORT], long[:SHORT].clone()
+    other[MIDDLE] = long[-1]
     try:
-        words = lm.word_logits(texts)[..., lm.given_ids]
+        words = lm.word_logits(torch.stack([short, other]))[..., lm.given_ids]
     except Exception as error:  # a forward pass may raise anything
         raise ModelLoadError(f"{about} cannot read {SHORT} tokens ({first_line(error)}); expected a language model "
                              "that needs nothing but input_ids") from error
@@ -68,12 +67,11 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
     def same(one: Tensor, other: Tensor) -> bool:
         return bool((one - other).abs().max() <= allowed)
 
-    asked = torch.tensor([SHORT - 1, SHORT // 2], device=lm.device)
-    own = words[0, asked]
-    padded = torch.stack([torch.nn.functional.pad(short, (0, LONG - SHORT))] * 2 + [long])
+    own = words[0, -1]
+    padded = torch.stack([torch.nn.functional.pad(short, (0, LONG - SHORT)), long])
     try:
-        ignores_padding = same(vector_logits(lm, padded, [SHORT, SHORT, LONG], asked)[:2], own)
-        vectors = own if ignores_padding else vector_logits(lm, texts[[0, 0, 0]], [SHORT] * 3, asked)[:2]
+        ignores_padding = same(vector_logits(lm, padded, [SHORT, LONG])[0], own)
+        vectors = own if ignores_padding else vector_logits(lm, torch.stack([short, short]), [SHORT, SHORT])[0]
     except Exception as error:
         raise ModelLoadError(f"{about} cannot read prompt vectors in place of words ({first_line(error)}); expected a "
                              "model that runs from inputs_embeds alone") from error
@@ -82,9 +80,9 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
                              f"{(vectors - own).abs().max():.2g} in a logit), as models do that scale them outside of "
                              "the embedding layer; expected one that reads a prompt's vectors as it reads words")
     if kind != "seq2seq":
-        if not same(words[0, :-1], words[1, :-1]):
+        if not same(words[0, :MIDDLE], words[1, :MIDDLE]):
             kind = "masked"
-        elif not same(words[0, -1], words[2, -1]):
+        elif not same(words[0, MIDDLE + 1:], words[1, MIDDLE + 1:]):
             kind = "causal"
         # Else it hears no other token at all, and its configuration has to be believed.
     return Proof(kind, ignores_padding, time.perf_counter() - began)
@@ -98,15 +96,14 @@ def ordinary_tokens(lm: LanguageModel) -> Tensor:
     return torch.tensor(chosen, device=lm.device)
 
 
-def vector_logits(lm: LanguageModel, ids: Tensor, lengths: list[int], asked: Tensor) -> Tensor:
-    """(B, n) logits of texts (B, T), the first SHORT words of each as vectors, at the positions ``asked``, then 0.
+def vector_logits(lm: LanguageModel, ids: Tensor, lengths: list[int]) -> Tensor:
+    """(B, n) logits at the last of the first SHORT words of texts (B, T), which are given as vectors.
 
     The vectors of the last text are moved away from the words: some models only find their tokens again.
     """
     mask = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
     slots = torch.arange(SHORT, device=lm.device).expand(len(ids), -1)
-    answers = torch.nn.functional.pad(asked, (0, len(ids) - len(asked)))
     vectors = lm.embeddings[ids[:, :SHORT]]
     vectors[-1] = vectors[-1].mean(0)
-    logits = lm.answer_logits(ids, mask.long().to(lm.device), slots, vectors, answers)
-    return logits[:, lm.given_ids]
+    answers = torch.full((len(ids),), SHORT - 1, device=lm.device)
+    return lm.answer_logits(ids, mask.long().to(lm.device), slots, vectors, answers)[:, lm.given_ids]

@@ -142,9 +142,14 @@ def spellings(tokenizer, word_ids: Callable[[Iterable[str]], Sequence[int | None
 
     def held(reading: Callable) -> int:
         words = [word.strip() for word in reading(sample)]
-        return sum(found == i for i, found in zip(sample, word_ids(words), strict=True) if words[i // sample.step])
+        return sum(found == i and any(map(str.isalnum, word))
+                   for i, word, found in zip(sample, words, word_ids(words), strict=True))
 
-    return [word.strip() for word in max(readings, key=held)(range(len(tokens)))]
+    own, *others = readings
+    best = max(others, key=held)
+    # A wrong reading may hold for some tokens too; its own decoder is right unless another one is clearly better.
+    right = best if held(best) > 2 * held(own) else own
+    return [word.strip() for word in right(range(len(tokens)))]
 
 
 def as_bytes(token: str | None) -> str:

@@ -7,7 +7,7 @@ from architectures import ARCHITECTURES, MAPPINGS, NOT_BUILT, SAME, outcome_of
 
 SEES_BOTH_SIDES = {"causal/xlnet"}  # unless it is told which words to hide
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the architectures' own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the architectures' own warnings
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

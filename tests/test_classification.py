@@ -25,6 +25,8 @@ from ptlib import (
 from ptlib.tasks import LABEL_WORDS, labelled_texts, task_from_rows
 from ptlib.zoo.corpus import fill, phrasings, sentences
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [("a fine film", 1), ('"dull" {and} long', 0), ("прекрасный фильм", 1), ("退屈だ", 0), ("it's, well, good", 1),
          ("[X] marks the spot", 0), ("warm", 1), ("cold", 0), ("bright", 1), ("dim", 0)]
 WORDS = {"0": "terrible", "1": "great"}

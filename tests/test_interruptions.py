@@ -28,6 +28,8 @@ DO = f"""
 import json, os, time
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 worker = os.getppid()
 
 def note(what):

@@ -329,6 +329,12 @@ def test_a_fingerprint_counts_more_than_a_name(lms, prefix, tmp_path):
     load_peft_prompt(adapter, other)  # now there is nothing but the name
 
 
+def test_a_prompt_with_the_fingerprint_of_the_first_ptlib(lms, prefix, tmp_path):
+    old = dataclasses.replace(prefix, lm_fingerprint=lms["gpt2"].table_fingerprint)
+    adapter = save_peft_prompt(old, tmp_path / "adapter", lms["gpt2"])
+    load_peft_prompt(adapter, lms["gpt2"]).check(lms["gpt2"])
+
+
 def test_start_tokens_of_another_tokenizer(lms, tmp_path):
     prompt = dataclasses.replace(random_prompt(lms["llama"], 3), template="[V]*3 [X] [Y]")
     adapter = save_peft_prompt(prompt, tmp_path / "adapter", lms["llama"], with_start=True)

@@ -26,6 +26,8 @@ from ptlib import (
 from ptlib.scoring import answer_distributions as answers
 from ptlib.templates import Template, collate
 
+pytestmark = pytest.mark.slow
+
 SUBJECTS = ("France", "Spain", "Italy", "Japan", "Egypt", "Peru", "Kenya", "Norway", "Saint Helena", "New Zealand")
 NAMES = ("zoo/P36", "zoo/P103")
 

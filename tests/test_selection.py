@@ -116,11 +116,13 @@ def test_the_record(toys, tmp_path):
     best = max(agreement(lm, prompts, INPUTS, source=source, teacher=teacher).items(), key=lambda item: item[1])
     chosen = select(lm, prompts, INPUTS, source=source, teacher=teacher)
     assert chosen.meta == {"method": best[0], "selected": {"by": [source.name], "agreement": best[1], "among": 3,
-                                                           "target_forwards": 15}}
+                                                           "target_forwards": 15, "dropped_candidates": 0}}
     assert chosen.task == "capitals"
     assert "selected" not in prompts[best[0]].meta
     assert Prompt.load(chosen.save(tmp_path / "chosen.safetensors")).meta == chosen.meta
     assert select(lm, prompts, INPUTS).meta["selected"]["by"] == "the other prompts"
+    words = ["Paris", "Rome", "New Zealand", "zzyzx"]
+    assert select(lm, prompts, INPUTS, candidates=words).meta["selected"]["dropped_candidates"] == 2
 
 
 def test_prompts_of_any_template(toys, capitals):

@@ -35,6 +35,8 @@ from ptlib.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, finished, run
 from ptlib.store import batches, tuned
 from ptlib.sweep import main, sweep
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = """
 x: int = 0  # a number
 scale: float = 1.0  # to multiply it with

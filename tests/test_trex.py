@@ -20,6 +20,8 @@ from ptlib import (
 from ptlib.search import matching_loss
 from ptlib.zoo.agreement import compare
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def strangers(trex):

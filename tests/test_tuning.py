@@ -31,6 +31,8 @@ from ptlib import (
 )
 from ptlib.templates import Template, collate
 
+pytestmark = pytest.mark.slow
+
 FAST = {"num_vectors": 3, "epochs": 4}
 WORDS = {"parameterization": "mixture", "num_vectors": 3, "epochs": 4}
 STILL = {"epochs": 1, "lr": 1e-12}  # a step too small to leave the start

@@ -9,6 +9,8 @@ import torch
 import ptlib
 from ptlib.widgets import Explorer, draw, explore, panel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def explorer(toys, capitals) -> Explorer:

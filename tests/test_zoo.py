@@ -27,6 +27,8 @@ from ptlib.zoo.pretraining import (
     saved_tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = sorted(read_fact_tables())
 HALVES = list_lms("zoo/halves")
 MODELS = list_lms() + HALVES
