@@ -60,8 +60,9 @@ class Prompt:
                                  "not finite; expected all to be: tune it with a lower lr=, or move it otherwise")
 
     def __repr__(self) -> str:
-        dropped = sum(sum(reasons.values()) for reasons in self.meta.get("dropped", {}).values())
-        notes = f", {dropped} examples dropped" * bool(dropped) + self.unknown
+        parts = self.meta.get("dropped")
+        counts = [count for reasons in parts.values() for count in reasons.values()] if isinstance(parts, dict) else []
+        notes = f", {sum(counts)} examples dropped" * bool(counts) + self.unknown
         return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task}{notes})"
 
     @property
