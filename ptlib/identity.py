@@ -129,8 +129,11 @@ def table_fingerprint(table: Tensor) -> str:
 
 @cache
 def code_digest() -> str:
-    """Of every file of ptlib, its zoo included: what is computed may differ where this does."""
+    """Of every file of ptlib, its zoo included: what is computed may differ where this does.
+
+    Hidden files (an editor's) and Python's caches do not count.
+    """
     root = Path(__file__).parent
-    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".pyo"))
+    files = sorted(path for path in root.rglob("[!.]*") if path.is_file() and path.suffix not in (".pyc", ".pyo"))
     about = [(path.relative_to(root).as_posix(), content_digest(path)) for path in files]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .errors import TaskError
 from .examples import Example, Task, hashed_order, split_by_subject
+from .parameters import listed
 from .taskfiles import (
     SPLITS,
     Row,
@@ -271,7 +272,7 @@ def load_tasks(kind: str = "zoo", root: str | Path | None = None, relations: str
         TaskError: there is no such relation.
     """
     names = task_names(kind, root)
-    wanted = [relation.strip() for relation in relations.split(",")] if relations else list(names)
+    wanted = listed(relations) if relations else list(names)
     if kind == "zoo":
         names |= {name: f"zoo/{name}" for name in LABEL_WORDS}
     missing = [relation for relation in wanted if relation not in names]

@@ -18,9 +18,11 @@ from ptlib.report import collect
 from ptlib.runs import METRICS
 from ptlib.sweep import main
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = """
 x: int = 0  # a number
-folder: str = ""  # for notes, and for the leave to end
+work: str = ""  # folder for notes, and for the leave to end
 seed: int = 0  # of nothing
 """
 # It writes its result down as ``record`` does: ptlib takes longer to import than all the rest of a run.
@@ -28,16 +30,14 @@ DO = f"""
 import json, os, time
 from pathlib import Path
 
-pytestmark = pytest.mark.slow
-
 worker = os.getppid()
 
 def note(what):
-    with open(Path(folder, what), "a") as notes:
+    with open(Path(work, what), "a") as notes:
         print(x, os.getpid(), worker, file=notes)
 
 note("started")
-while not Path(folder, "go-" + str(x)).exists():
+while not Path(work, "go-" + str(x)).exists():
     time.sleep(0.05)
 Path(os.environ["{RESULTS}"]).write_text(json.dumps(dict(square=x**2)))
 if os.getppid() == worker:  # or nobody is left to hand it in to, and the kernel is about to notice
@@ -56,7 +56,7 @@ def call(path, tmp_path):
     (tmp_path / "notes").mkdir()
 
     def arguments(runs: int, out: str, *options: str) -> list[str]:
-        grid = {"cross": {"x": list(range(runs)), "folder": [str(tmp_path / "notes")]}}
+        grid = {"cross": {"x": list(range(runs)), "work": [str(tmp_path / "notes")]}}
         (tmp_path / "grid.yaml").write_text(json.dumps(grid))
         return [str(path), "--grid", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / out), *options]
 
