@@ -11,6 +11,8 @@ import ptlib
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("facts", ["checkpoints/facts", "pararel"])
 def test_baselines_on_trex(trex, tmp_path, facts):
