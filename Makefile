@@ -1,4 +1,4 @@
-# make run: the demo, to an HTML report. make test: everything. make check: a minute and a half of it, for who edits.
+# make run: the demo, to an HTML report. make test: everything. make check: the quick half of it, for who edits.
 # All set themselves up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -7,6 +7,8 @@ from families import CAUSAL, FAMILIES, MASKED, SEQ2SEQ
 from ptlib import PromptMismatchError, Task, evaluate, load_lm, transfer, tune
 from ptlib.templates import Template, collate
 
+pytestmark = pytest.mark.slow
+
 SUBJECTS = ["France", "New Zealand", "the old capital of Saint Helena"]
 # The same sentence with no, some and all of its words as prompt vectors.
 TEMPLATES = ["The capital of [X] is [Y] .", "The [V]*2 [X] [V] [Y] .", "[V]*3 [X] [V] [Y] ."]

@@ -19,6 +19,8 @@ from ptlib.geometry import (
 from ptlib.relative import relative_representation
 from ptlib.search import RIDGES, held_out_fit, split_anchors
 
+pytestmark = pytest.mark.slow
+
 LIKENESS = (linear_cka, similarity_correlation)
 
 

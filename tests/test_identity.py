@@ -14,6 +14,8 @@ from ptlib import AnchorError, ModelLoadError, Prompt, PromptMismatchError, eval
 from ptlib import shared_anchors as anchors_of
 from ptlib.identity import content_digest
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent / "data"
 
 

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from ptlib import ModelLoadError, evaluate, load_lm, manual_prompt, random_prompt, transfer, tune
 from ptlib.templates import Template, collate
 
+pytestmark = pytest.mark.slow
+
 WHERE_THE_TABLE_DIFFERS = ["bert", "bert-untied", "albert", "gpt2", "opt-projected", "llama", "llama-tied", "gemma3",
                            "t5", "t5-untied", "bart", "bart-scaled"]
 

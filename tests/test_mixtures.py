@@ -7,6 +7,8 @@ import torch
 
 from ptlib import Mixture, Prompt, PromptMismatchError, evaluate, manual_prompt, shared_anchors
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = ("zzyzx", "New Zealand")  # one token of no toy LM
 
 

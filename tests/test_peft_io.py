@@ -34,6 +34,8 @@ from ptlib.peft_io import load_peft_prompt, save_peft_prompt
 from ptlib.templates import Template, collate
 from ptlib.zoo.tokenization import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SUBJECTS = ["France", "New Zealand", "Saudi Arabia"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 AUTO = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from ptlib import Example, Prompt, TaskError, evaluate, load_lm, random_prompt
 from ptlib.templates import Template, batches, collate
 
+pytestmark = pytest.mark.slow
+
 MODELS = [*(f"zoo/{name}" for name in ("bert-mini", "roberta-mini", "albert-mini", "gpt2-mini"))]
 DTYPES = [torch.float32, torch.bfloat16]
 WORDS = ["Paris", "London", "French", "English", "France", "music", "Italian", "Spain"]

@@ -21,6 +21,8 @@ from ptlib import (
     transfer_many,
 )
 
+pytestmark = pytest.mark.slow
+
 INPUTS = ["France", "Saint Helena", "Peru", "South Korea", "somewhere else"]
 
 

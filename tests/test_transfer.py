@@ -34,6 +34,8 @@ from ptlib.relative import mean_relative, top_k_mask
 from ptlib.search import choose_ridge, fit_score, held_out_fit, matching_loss
 from ptlib.transfer import FREQUENT_ANCHORS
 
+pytestmark = pytest.mark.slow
+
 QUICK = {method: {} for method in METHODS} | {"gradient": {"steps": 20}, "projector": {"epochs": 3}}
 SEVERAL = [method for method in METHODS if method != "copy"]  # can move the prompts of several sources
 SCALED = [m for m in SEVERAL if m not in ("discretize", "mixture", "random")]  # are normalised afterwards
