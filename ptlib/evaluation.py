@@ -159,10 +159,10 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
     found = {name: np.zeros(len(kept), dtype=int) for name in ("ranks", "best", "tied", "filtered")}
     with torch.inference_mode(), progress_bar(total=len(kept), show=progress, desc=f"evaluating on {lm.name}") as bar:
         for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), ranked.tokens):
-            scores, own = scores.cpu(), targets[rows]
-            found["ranks"][rows], found["best"][rows], found["tied"][rows] = rank(scores, own)
+            own = targets[rows].to(lm.device)
+            found["ranks"][rows], found["best"][rows], found["tied"][rows] = (x.cpu() for x in rank(scores, own))
             if true is not None:
-                found["filtered"][rows] = rank(scores, own, true[rows]).ranks
+                found["filtered"][rows] = rank(scores, own, true[rows].to(lm.device)).ranks.cpu()
             bar.update(len(rows))
     # An object's spelling may differ from that of the candidate which is its token.
     answers = tuple(example.object if first else ranked.words[best]
