@@ -1,7 +1,5 @@
 """Zero-shot continuous prompt transfer: move a soft prompt from one language model to another."""
 
-from . import store
-from .anchors import Anchors, shared_anchors
 from .errors import (
     AnchorError,
     ModelLoadError,
@@ -12,21 +10,24 @@ from .errors import (
     SweepError,
     TaskError,
 )
-from .evaluation import Evaluation, evaluate, evaluate_majority, evaluate_many
-from .lm import LanguageModel
-from .loading import list_lms, load_lm
-from .methods import METHODS
-from .mixtures import Mixture
+from .evaluation.evaluations import Evaluation, evaluate, evaluate_majority, evaluate_many
+from .evaluation.summaries import per_relation, relation_mean, summarize, summarize_relations
+from .models.lm import LanguageModel
+from .models.loading import list_lms, load_lm
+from .moving.anchors import Anchors, shared_anchors
+from .moving.methods import METHODS
+from .moving.relative import encode
+from .moving.selection import agreement, select
+from .moving.transfer import transfer, transfer_many
 from .progress import set_progress
-from .prompts import Prompt, manual_prompt, random_prompt
-from .record import record
-from .refinement import refine, refine_many
-from .relative import encode
-from .selection import agreement, select
-from .summaries import per_relation, relation_mean, summarize, summarize_relations
-from .tasks import Example, Task, list_tasks, load_task, load_tasks, task_from_rows
-from .transfer import transfer, transfer_many
-from .tuning import starting_prompt, tune, tune_many
+from .prompts.mixtures import Mixture
+from .prompts.prompt import Prompt, manual_prompt, random_prompt
+from .sweep import store
+from .sweep.record import record
+from .tasks.loading import list_tasks, load_task, load_tasks, task_from_rows
+from .tasks.task import Example, Task
+from .tuning.refinement import refine, refine_many
+from .tuning.tuning import starting_prompt, tune, tune_many
 
 __version__ = "0.1.0"
 

@@ -138,7 +138,7 @@ def trex() -> Path:
 
 ORDERED_THINGS = """
 import hashlib, json, sys, ptlib
-from ptlib.grids import expand, read_notebook, run_name
+from ptlib.sweep.grids import expand, read_notebook, run_name
 from ptlib.zoo.corpus import sentences
 
 ptlib.set_progress(False)

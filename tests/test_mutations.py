@@ -27,8 +27,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import ptlib
-from ptlib.grids import expand, read_grid, read_notebook
-from ptlib.peft_io import load_peft_prompt, save_peft_prompt
+from ptlib.prompts.peft import load_peft_prompt, save_peft_prompt
+from ptlib.sweep.grids import expand, read_grid, read_notebook
 
 pytestmark = pytest.mark.slow
 

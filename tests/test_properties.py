@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptlib import Example, Prompt, TaskError, evaluate, load_lm, random_prompt
-from ptlib.templates import Template, batches, collate
+from ptlib.prompts.templates import Template, batches, collate
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from ptlib import (
     transfer,
     tune,
 )
-from ptlib.search import matching_loss
+from ptlib.moving.search import matching_loss
 from ptlib.zoo.agreement import compare
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ it was at with it; another job does that run again. Adapt partition, time and me
 
 from dask_jobqueue import SLURMCluster
 
-from ptlib.sweep import sweep
+from ptlib.sweep.engine import run_sweep
 
 cluster = SLURMCluster(
     queue="gpu", walltime="04:00:00", cores=1, processes=1, memory="32GB",
@@ -19,6 +19,6 @@ cluster = SLURMCluster(
 )
 cluster.scale(jobs=8)
 with cluster:
-    report = sweep("notebooks/05_baselines.ipynb", "notebooks/sweeps/grid.yaml", "runs/lengths",
+    report = run_sweep("notebooks/05_baselines.ipynb", "notebooks/sweeps/grid.yaml", "runs/lengths",
                    scheduler=cluster.scheduler_address)
 print(report)

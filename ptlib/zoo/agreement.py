@@ -6,7 +6,8 @@ import argparse
 import unicodedata
 from pathlib import Path
 
-from ..tasks import read_fact_tables, read_lines
+from ..tasks.formats import read_lines
+from ..tasks.loading import read_fact_tables
 
 __all__ = ["compare"]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ..tasks import LABEL_WORDS, ZOO_FACTS, labelled_texts, read_fact_tables, read_table, split_by_subject
+from ..tasks.loading import LABEL_WORDS, ZOO_FACTS, labelled_texts, read_fact_tables, read_table
+from ..tasks.task import split_by_subject
 
 __all__ = ["LABEL_WORDS", "Sentence", "labelled_texts", "phrasings", "sentences"]
 

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from ..errors import PromptTransferError
-from ..lm import only_positions
+from ..models.lm import only_positions
 from ..progress import progress_bar
 from .corpus import Sentence, sentences
 from .tokenization import train_tokenizer

@@ -1,0 +1,1 @@
+"""Evaluation: which words may answer, how an LM ranks them, and tables with intervals of it."""

@@ -1,0 +1,1 @@
+"""What notebooks share: studies over many models and tasks, figures, tables, widgets."""

@@ -1,0 +1,119 @@
+"""Figures that at least two notebooks draw. All read in greyscale: order is told by position or lightness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from ..prompts.mixtures import Mixture
+
+__all__ = ["score_bars", "score_heatmap", "score_lines", "use_style", "word_picture"]
+
+LIGHT_TO_DARK = "crest"
+LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v"),
+         ("0.6", ":", "P"), ("0.1", "-.", "X"), ("0.45", "-", "<")]
+
+
+def use_style() -> None:
+    """The look of every figure: call once at the top of a notebook."""
+    sns.set_theme(style="whitegrid", context="notebook", palette=LIGHT_TO_DARK)
+    plt.rcParams["figure.dpi"] = 100
+
+
+def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """One bar a row of ``summarize``'s table: mean P@1 over relations, with its 95 % interval and its number.
+
+    Args:
+        summary: the index labels the bars, from top to bottom.
+        title: what is compared, on what.
+        ax: drawn into; a new one if None.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 0.8 + 0.42 * len(summary)))
+    mean = 100 * summary["relation_mean"].to_numpy()
+    low, high = 100 * summary["relation_low"].to_numpy(), 100 * summary["relation_high"].to_numpy()
+    rows = np.arange(len(summary))
+    ax.barh(rows, mean, color=sns.color_palette(LIGHT_TO_DARK)[1], xerr=[mean - low, high - mean], capsize=3,
+            error_kw={"ecolor": "0.2", "lw": 1.2})
+    for row, value, end in zip(rows, mean, high, strict=True):
+        ax.text(end + 1.5, row, f"{value:.1f}", va="center")
+    ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 116), title=title,
+           xlabel="mean P@1 over relations, % (95 % interval)")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """One line a label: mean P@1 over relations against a quantity, with a band for its 95 % interval.
+
+    Args:
+        summary: ``summarize``'s table with an index (label, x); the x of a line in their order, evenly spaced.
+        xlabel: what x is.
+        title: of the figure.
+        ax: drawn into; a new one if None.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 3.6))
+    ticks = [str(x) for x in dict.fromkeys(summary.index.get_level_values(1))]
+    for (label, rows), (color, dashes, marker) in zip(summary.groupby(level=0, sort=False), cycle(LINES)):
+        at = [ticks.index(str(x)) for x in rows.index.get_level_values(1)]
+        ax.plot(at, 100 * rows["relation_mean"], color=color, linestyle=dashes, marker=marker, label=label)
+        ax.fill_between(at, 100 * rows["relation_low"], 100 * rows["relation_high"], color=color, alpha=0.12, lw=0)
+    ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel=xlabel, ylabel="mean P@1, %", title=title)
+    ax.set_ylim(bottom=0)
+    if summary.index.get_level_values(0).nunique() > 1:
+        ax.legend()
+    return ax
+
+
+def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Mean P@1 of every source (row) and target (column), in percent; missing pairs stay blank, self-transfer grey."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.5 + 0.85 * scores.shape[1], 1.2 + 0.6 * scores.shape[0]))
+    itself = np.array([[row == column for column in scores.columns] for row in scores.index])
+    style = {"annot": True, "fmt": ".0f", "vmin": 0, "vmax": 100, "ax": ax, "square": True, "linewidths": 0.5}
+    sns.heatmap(100 * scores, mask=itself, cmap=LIGHT_TO_DARK, cbar_kws={"label": "mean P@1, %"}, **style)
+    sns.heatmap(100 * scores, mask=~itself | scores.isna(), cmap=["0.88"], cbar=False,
+                annot_kws={"color": "0.45", "style": "italic"}, **style)
+    ax.set(xlabel="target", ylabel="source", title=title)
+    ax.grid(False)
+    ax.tick_params(axis="x", rotation=35)
+    ax.tick_params(axis="y", rotation=0)
+    for label in ax.get_xticklabels():
+        label.set_ha("right")
+    return ax
+
+
+def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: str = "",
+                 ax: Axes | None = None) -> Axes:
+    """The leading word of each vector, and how much of the weight it holds: darker where it is more.
+
+    Args:
+        mixtures: a row each, of the same number of vectors.
+        labels: of the rows.
+        title: where the mixtures are from.
+        ax: drawn into; a new one if None.
+    """
+    leading = [[next(iter(mixture.leading(i, 1).items())) for i in range(len(mixture.gains))] for mixture in mixtures]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.5 * len(leading[0]) + 3, 0.55 * len(leading) + 0.6))
+    # Black would hide the words: a vector on one word alone is the middle of the scale.
+    ax.imshow([[weight for _, weight in row] for row in leading], cmap="Greys", vmin=0, vmax=2.5, aspect="auto")
+    for i, row in enumerate(leading):
+        for j, (word, weight) in enumerate(row):
+            ax.text(j, i, f"{word}\n{weight:.0%}", ha="center", va="center", fontsize=9)
+    ax.set(xticks=range(len(leading[0])), xticklabels=[f"vector {j + 1}" for j in range(len(leading[0]))],
+           yticks=range(len(labels)), yticklabels=labels, title=title)
+    ax.grid(False)
+    return ax
+
+
+def _label(label: object) -> str:
+    return " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)

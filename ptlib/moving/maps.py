@@ -1,0 +1,180 @@
+"""Ways of moving a prompt that the search is to be compared with.
+
+The maps (linear, Procrustes, projector) are learnt from the shared words alone: x is the source's embedding of
+an anchor, y the target's. None sees a prompt, a fact or a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss, normalize
+
+from ..errors import PromptMismatchError
+from ..models.lm import LanguageModel
+from ..prompts.prompt import random_vectors, salted_generator
+from .search import RIDGES, split_anchors
+
+__all__ = ["AffineMap", "copy_vectors", "draw_random", "nearest_anchors", "procrustes_map", "projector", "ridge_map",
+           "weighted_sum"]
+
+
+def copy_vectors(vectors: Tensor, source: LanguageModel, target: LanguageModel) -> Tensor:
+    """The source vectors (n, m, d) as they are; the two LMs must be equally wide."""
+    if source.dim != target.dim:
+        raise PromptMismatchError(f"cannot copy a prompt from {source.name} ({source.dim} wide) to {target.name} "
+                                  f"({target.dim} wide); expected one width; use another method")
+    return vectors
+
+
+def nearest_anchors(relative: Tensor, anchors: Tensor) -> Tensor:
+    """Discretization: for each relative representation (..., k), the anchor (k, d) with the highest cosine."""
+    return anchors[relative.argmax(-1)]
+
+
+def weighted_sum(relative: Tensor, anchors: Tensor) -> Tensor:
+    """Aᵀr: the target's anchors (k, d), at unit length, weighted by the source's cosines (..., k): (..., d).
+
+    Nothing is solved or learnt; the closed form turns into this as its ridge grows.
+    """
+    return relative @ normalize(anchors, dim=-1)
+
+
+def draw_random(salts: list[str], num_vectors: int, target: LanguageModel, seed: int) -> Tensor:
+    """Random vectors on the scale of the target's embeddings, (n, m, d), a draw for each of n salts."""
+    drawn = [random_vectors(target, (num_vectors,), salted_generator(seed, salt)) for salt in salts]
+    return torch.stack(drawn).to(target.device)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """v ↦ (v − x̄) W + ȳ: a linear map between tables whose means are set aside.
+
+    Attributes:
+        matrix: W, (d_source, d_target) float64.
+        source_mean, target_mean: x̄ and ȳ, of the anchors.
+    """
+
+    matrix: Tensor
+    source_mean: Tensor
+    target_mean: Tensor
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return (vectors.double() - self.source_mean) @ self.matrix + self.target_mean
+
+
+def _centered(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y = x.double(), y.double()
+    return x - x.mean(0), y - y.mean(0), x.mean(0), y.mean(0)
+
+
+def ridge_map(x: Tensor, y: Tensor, ridge: float | str = "auto", seed: int = 0) -> tuple[AffineMap, float]:
+    """Ridge regression of the target's anchors (k, d_t) on the source's (k, d_s), with an intercept.
+
+    W = (XᵀX + λI)⁻¹ XᵀY with λ = ridge · tr(XᵀX) / d_s. This regresses forward, where the paper's search, as a
+    linear map, regresses backward (A_t⁺ A_s).
+
+    Args:
+        ridge: a number, or ``"auto"``: of ``RIDGES`` the one with the least squared error on held-out anchors.
+        seed: of the held-out anchors.
+
+    Returns:
+        The map, and the ridge that was used.
+    """
+    if ridge == "auto":
+        fitted, held = split_anchors(len(x), seed)
+        error = {r: mse_loss(found(x[held]), y[held].double()).item()
+                 for r, found in _ridge_maps(x[fitted], y[fitted], RIDGES).items()}
+        ridge = min(error, key=error.get)
+    return _ridge_maps(x, y, (ridge,))[ridge], ridge
+
+
+def _ridge_maps(x: Tensor, y: Tensor, ridges: tuple[float, ...]) -> dict[float, AffineMap]:
+    """A map for each ridge, from one factorisation."""
+    x, y, x_mean, y_mean = _centered(x, y)
+    left, values, basis = torch.linalg.svd(x, full_matrices=False)
+    tiny = values.amax() * max(x.shape) * torch.finfo(values.dtype).eps
+    projected = left.T @ y
+    shift = values.square().sum() / x.shape[1]
+
+    def solve(ridge: float) -> Tensor:
+        shrunk = torch.where(values > tiny, values / (values.square() + ridge * shift).clamp_min(tiny**2), 0.0)
+        return basis.T @ (shrunk[:, None] * projected)
+
+    return {ridge: AffineMap(solve(ridge), x_mean, y_mean) for ridge in ridges}
+
+
+def procrustes_map(x: Tensor, y: Tensor, whiten: bool = False) -> AffineMap:
+    """The orthogonal map from the source's anchors (k, d_s) to the target's (k, d_t) (Schönemann 1966).
+
+    W = UVᵀ from the singular vectors of XᵀY: of all maps with orthonormal rows or columns the one with the
+    largest Σ(xW)·y, which, unless the target is the narrower, has the least Σ‖xW − y‖². With ``whiten``, both
+    tables are whitened first and the result is given the target's covariance (Artetxe et al. 2018):
+    W = Cx^(−1/2) UVᵀ Cy^(1/2).
+    """
+    x, y, x_mean, y_mean = _centered(x, y)
+    if not whiten:
+        left, _, right = torch.linalg.svd(x.T @ y, full_matrices=False)
+        return AffineMap(left @ right, x_mean, y_mean)
+    from_x, _ = _whitening(x)
+    from_y, to_y = _whitening(y)
+    left, _, right = torch.linalg.svd(from_x.T @ x.T @ y @ from_y, full_matrices=False)
+    return AffineMap(from_x @ left @ right @ to_y, x_mean, y_mean)
+
+
+def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
+    """C^(−1/2) and C^(1/2) of the covariance of x; directions without variance are dropped."""
+    values, basis = torch.linalg.eigh(x.T @ x / len(x))
+    kept = values > values.amax() * len(values) * torch.finfo(values.dtype).eps
+    basis, roots = basis[:, kept], values[kept].sqrt()
+    return basis / roots @ basis.T, basis * roots @ basis.T
+
+
+def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: float = 1e-3,
+              seed: int = 0) -> tuple[Callable[[Tensor], Tensor], dict[str, float]]:
+    """A two-layer perceptron from the source's anchors (k, d_s) to the target's (k, d_t): the paper's projector.
+
+    Linear, ReLU, linear; both tables divided by the standard deviation of their entries; mean squared error;
+    Adam with a constant rate on batches of 256; the weights of the epoch with the least error on the held-out
+    fifth of the anchors, and a stop after five epochs without a better one. It sees words alone: a tuned prompt
+    is longer than any word, and the projector has to extrapolate to it.
+
+    Args:
+        hidden: width of the layer between.
+        epochs: at most.
+        lr: of Adam.
+        seed: of the weights, the batches and the held-out anchors.
+
+    Returns:
+        The map, and its record: ``held_out_r2`` (1 − error / variance, of the held-out anchors) and ``epoch``.
+    """
+    scale_x, scale_y = x.std(), y.std()
+    x, y = x / scale_x, y / scale_y
+    fitted, held = split_anchors(len(x), seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], hidden), torch.nn.ReLU(),
+                                      torch.nn.Linear(hidden, y.shape[1])).to(x.device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    best, state, at = float("inf"), None, 0
+    for epoch in range(epochs):
+        for batch in fitted[torch.randperm(len(fitted), generator=draw)].split(256):
+            optimizer.zero_grad(set_to_none=True)
+            mse_loss(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            error = mse_loss(network(x[held]), y[held]).item()
+        if error < best:
+            best, at = error, epoch
+            state = {name: weight.clone() for name, weight in network.state_dict().items()}
+        elif epoch - at >= 5:
+            break
+    network.load_state_dict(state)
+    network.requires_grad_(False)
+    variance = y[held].var(0, correction=0).mean().item()
+    record = {"held_out_r2": 1 - best / variance if variance else None, "epoch": at + 1}  # None: one anchor held out
+    return lambda vectors: network(vectors / scale_x) * scale_y, record

@@ -1,0 +1,91 @@
+"""Tuned prompts in a folder that runs share, on one machine or on several: each is tuned once.
+
+A prompt's file is named by what it depends on. Who wants a prompt that is not there claims it; whoever comes second
+waits for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from ..models.lm import LanguageModel
+from ..prompts.prompt import Prompt
+from ..tasks.task import Task
+from ..tuning.tuning import tune_many
+from .claims import Others, claimed
+from .inputs import code_digest
+
+__all__ = ["STORE", "tuned"]
+
+STORE = "PTLIB_STORE"  # the environment's name for the folder; a sweep sets it for its runs
+CODE = code_digest()  # as this process imports it: it will not run what is edited later
+
+
+def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, folder: str | Path | None = None,
+          **options) -> dict[str, Prompt] | dict[tuple[int, str], Prompt]:
+    """``tune_many``, for the prompts that nobody has tuned yet; the others are read from the store.
+
+    Args:
+        lm, tasks: as in ``tune_many``.
+        folder: of the store; if None, the one that the environment names as PTLIB_STORE, as a sweep does for its
+            runs; without either, everything is tuned and nothing is kept.
+        options: of ``tune_many``.
+
+    Returns:
+        As ``tune_many``.
+
+    Raises:
+        PromptLoadError: a file in the store is not readable.
+        PromptTransferError: whatever ``tune_many`` finds wrong.
+    """
+    folder = folder or os.environ.get(STORE)
+    if not folder:
+        return tune_many(lm, tasks, **options)
+    settings = inspect.signature(tune_many).bind(lm, tasks, **options)
+    settings.apply_defaults()
+    seed = settings.arguments.pop("seed")
+    seeds = [seed] if isinstance(seed, Integral) else list(seed)
+    by_name = {task.name: task for task in tasks}
+    paths = {(one, name): Path(folder) / f"{prompt_key(task, one, settings.arguments)}.safetensors"
+             for one in seeds for name, task in by_name.items()}
+    others = Others()
+    while missing := {which: path for which, path in paths.items() if not path.exists()}:
+        with claimed(missing) as mine:
+            for of_seeds, names in batches(mine):
+                new = tune_many(lm, [by_name[name] for name in names], **{**options, "seed": of_seeds})
+                for which, prompt in new.items():
+                    prompt.save(mine[which])
+        if not mine:
+            others.wait(missing.values())
+    return {name if isinstance(seed, Integral) else (one, name): Prompt.load(path)
+            for (one, name), path in paths.items()}
+
+
+def prompt_key(task: Task, seed: int, settings: Mapping[str, Any]) -> str:
+    """Hash of all that a tuned prompt depends on: ptlib's source, the facts, the options, and of an LM its type and the
+    name and fingerprint that the prompt carries."""
+    lm = settings["lm"]
+    lms = [lm] if isinstance(lm, LanguageModel) else lm
+    options = {name: value for name, value in settings.items() if name not in ("lm", "tasks", "progress")}
+    facts = [[tuple(vars(example).values()) for example in part] for part in (task.train, task.dev)]
+    about = [CODE, [(one.name, one.fingerprint, str(one.model.dtype)) for one in lms], task.name, task.manual_template,
+             facts, int(seed), options]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def batches(which: Iterable[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
+    """Pairs (seed, task), as few products of seeds and tasks: those that ``tune_many`` can do in one go."""
+    tasks_of: dict[int, list[str]] = {}
+    for seed, name in which:
+        tasks_of.setdefault(seed, []).append(name)
+    seeds_of: dict[tuple[str, ...], list[int]] = {}
+    for seed, names in tasks_of.items():
+        seeds_of.setdefault(tuple(names), []).append(seed)
+    return [(seeds, list(names)) for names, seeds in seeds_of.items()]

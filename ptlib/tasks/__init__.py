@@ -1,0 +1,1 @@
+"""Tasks: examples in parts to train, select and test on, and the files that they come from."""

@@ -1,0 +1,178 @@
+"""The whole words of a vocabulary are found whatever its tokenizer is made of; and at their place in a text."""
+
+import pytest
+import torch
+from conftest import SENTENCES
+from families import LETTERS, SMALL, WORDS, begin, pieces, tokenizer_of
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from ptlib import AnchorError, Example, LanguageModel, Prompt, TaskError, evaluate, random_prompt, shared_anchors
+from ptlib.prompts.templates import Template
+
+SOME = ["capital", "Paris", "people", "windows"]
+CHINESE = ["法国的首都是巴黎。", "日本的首都是东京。", "巴黎和东京", "法国和日本", "巴黎", "东京", "法国", "日本"]
+
+
+def lm_of(tokenizer: Tokenizer, name: str = "toy") -> LanguageModel:
+    """A toy BERT with this tokenizer."""
+    kept = "<pad>" in tokenizer.get_vocab()
+    special = {f"{role}_token": f"<{role}>" if kept else f"[{role.upper()}]" for role in ("pad", "unk", "mask")}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=len(fast), **SMALL, pad_token_id=fast.pad_token_id))
+    return LanguageModel(model, fast, name, "masked")
+
+
+SPECIAL = ["<pad>", "<unk>", "<mask>"]
+
+
+def metaspace(replacement: str, decoder=None) -> Tokenizer:
+    """Unigram with a sign of its own for the space."""
+    scored = [(token, 0.0) for token in SPECIAL] + [(replacement + word, -5.0) for word in WORDS]
+    known = {token for token, _ in scored}
+    scored += [(letter, -20.0) for letter in [replacement, *LETTERS] if letter not in known]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=1))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=replacement)
+    if decoder:
+        tokenizer.decoder = decoder
+    return tokenizer
+
+
+def byte_level(special: list[str], texts: list[str] = SENTENCES, decoder=None) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if decoder:
+        tokenizer.decoder = decoder
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return tokenizer
+
+
+def ends_of_words() -> Tokenizer:
+    """BPE that marks where a word ends, without its decoder."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=3000, special_tokens=SPECIAL,
+                                                                 end_of_word_suffix="</w>"))
+    return tokenizer
+
+
+def plain_words() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+TOKENIZERS = {
+    "unigram, no decoder": lambda: metaspace("▁"),
+    "unigram, own sign, no decoder": lambda: metaspace("_"),
+    "unigram, decoder of WordPiece": lambda: metaspace("▁", decoders.WordPiece()),
+    "unigram": lambda: metaspace("▁", decoders.Metaspace()),
+    "byte level": lambda: byte_level(SPECIAL, decoder=decoders.ByteLevel()),
+    "byte level, no decoder": lambda: byte_level(SPECIAL),
+    "byte level, decoder of WordPiece": lambda: byte_level(SPECIAL, decoder=decoders.WordPiece()),
+    "byte level, decoder of Metaspace": lambda: byte_level(SPECIAL, decoder=decoders.Metaspace()),
+    "ends of words, no decoder": ends_of_words,
+    "words": plain_words,
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_whole_words_are_found(name):
+    lm = lm_of(TOKENIZERS[name]())
+    assert lm.words.keys() >= set(SOME)
+    assert len(lm.words) > 70
+    for word, i in lm.words.items():
+        assert lm.tokenizer(f"The capital of {word}", add_special_tokens=False)["input_ids"][-1:] == [i]
+
+
+def test_models_with_foreign_decoders_share_their_words():
+    lms = [lm_of(TOKENIZERS[name](), name) for name in ("unigram", "byte level, decoder of WordPiece", "words")]
+    assert {*SOME} <= {*shared_anchors(*lms).words}
+
+
+def letters_alone() -> Tokenizer:
+    """No token but the special ones is what its text becomes."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, "???", "!!!"])},
+                                           unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+def test_a_vocabulary_without_words_says_so():
+    lm = lm_of(letters_alone())
+    assert lm.words == {}
+    vocabulary = rf"no word is one token of toy.*its {len(lm.tokenizer)} tokens"
+    with pytest.raises(TaskError, match=vocabulary):
+        evaluate(lm, random_prompt(lm), [Example("France", "Paris")])
+    with pytest.raises(AnchorError, match="share 0 words"):
+        shared_anchors(lm)
+
+
+# --- the place ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("template", "place"), [
+    ("[X] [V]*5 [Y] .", " "), ("[Y] is the capital of [X]", ""), ('The capital of [X] is "[Y]".', '"'),
+    ("The capital of [X] ([Y])", "("), ("capital:[Y] [X]", "capital:"), ("[X]的首都是[Y]。", "的首都是"),
+    ("[X] [V]*2[Y]", '"'), ("[X][Y]", '"'), (" [Y] [X]", " ")])
+def test_the_text_before_the_answer(template, place):
+    assert Template(template).place == place
+
+
+def spoken_of() -> dict[str, LanguageModel]:
+    """LMs that have words with and without a space before them, or need none."""
+    llama = pieces(["<pad>", "<unk>", "<mask>", "<s>"], bare=True)
+    llama.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    begin(llama, "<s>")
+    gemma = pieces(["<pad>", "<unk>", "<mask>"], bare=True)
+    gemma.normalizer = normalizers.Replace(" ", "▁")
+    quoted = byte_level(SPECIAL, [*SENTENCES, *(f'"{word}" ({word}) of:{word}' for word in SOME)] * 3)
+    return {"byte level": lm_of(quoted), "llama": lm_of(llama), "gemma": lm_of(gemma),
+            "bert": lm_of(tokenizer_of("bert")._tokenizer)}
+
+
+@pytest.mark.parametrize("name", ["byte level", "llama", "gemma", "bert"])
+def test_the_token_of_an_answer_is_the_one_that_stands_there(name):
+    lm = spoken_of()[name]
+    for text in ('The capital of [X] is "[Y]".', "The capital of [X] ([Y])", "The capital of:[Y] [X]",
+                 "The old capital of [X] is [Y] ."):
+        before, _, behind = text.replace("[X]", "France").partition("[Y]")
+        place, start = Template(text).place, lm.tokenize(before.rstrip(" "))
+        for word, i in zip(SOME, lm.word_ids(SOME, place), strict=True):
+            whole = lm.tokenize(before + word + behind)
+            assert whole[:len(start)] == start
+            assert i == whole[len(start)] == lm.words_at(place)[word]
+    if name != "bert":
+        assert not set(lm.words_at('"').values()) & set(lm.words.values()), "other tokens than behind a space"
+
+
+def test_ranks_are_of_the_tokens_that_stand_there():
+    lm = spoken_of()["byte level"]
+    text = 'The capital of [X] is "[Y]".'
+    prompt = Prompt(torch.zeros(0, lm.dim), text, lm.name, lm.fingerprint)
+    ev = evaluate(lm, prompt, [Example("France", word) for word in SOME], candidates=SOME)
+    ids = lm.tokenizer(text.replace("[X]", "France").replace("[Y]", "<mask>"), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = lm.model(input_ids=ids).logits[0, ids[0].tolist().index(lm.blank_id)]
+    behind = [lm.tokenizer(f'"{word}')["input_ids"][1] for word in SOME]
+    assert ev.ranks.tolist() == [(logits[behind] >= logits[own]).sum() for own in behind]
+    assert set(behind).isdisjoint(lm.word_ids(SOME))
+
+
+def chinese_lm() -> LanguageModel:
+    """Byte-level BPE, in which no Chinese word is one token behind a space."""
+    return lm_of(byte_level(SPECIAL, CHINESE, decoders.ByteLevel()))
+
+
+def test_a_language_without_spaces_is_ranked():
+    lm = chinese_lm()
+    assert lm.word_ids(["巴黎", "东京"]) == [None, None], "behind a space they are two tokens"
+    prompt = Prompt(torch.zeros(0, lm.dim), "[X]的首都是[Y]。", lm.name, lm.fingerprint)
+    found = evaluate(lm, prompt, [Example("法国", "巴黎"), Example("日本", "东京")])
+    assert found.n == 2 and not found.dropped
+    assert {"巴黎", "东京", "法国", "日本"} <= lm.words_at("的首都是").keys()
