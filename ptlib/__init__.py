@@ -11,7 +11,8 @@ from .errors import (
     TaskError,
 )
 from .evaluation.evaluations import Evaluation, evaluate, evaluate_majority, evaluate_many
-from .evaluation.summaries import per_relation, relation_mean, summarize, summarize_relations
+from .evaluation.metrics import METRICS
+from .evaluation.summaries import per_evaluation, per_relation, relation_mean, summarize, summarize_relations
 from .models.lm import LanguageModel
 from .models.loading import list_lms, load_lm
 from .moving.anchors import Anchors, shared_anchors
@@ -27,15 +28,16 @@ from .sweep.record import record
 from .tasks.loading import list_tasks, load_task, load_tasks, task_from_rows
 from .tasks.task import Example, Task
 from .tuning.refinement import refine, refine_many
-from .tuning.tuning import starting_prompt, tune, tune_many
+from .tuning.tuning import starting_prompt, tune, tune_many, tune_seeds
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture", "ModelLoadError",
-    "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError", "SweepError", "Task",
-    "TaskError", "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks",
-    "load_lm", "load_task", "load_tasks", "manual_prompt", "per_relation", "random_prompt", "record", "refine",
-    "refine_many", "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
-    "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many",
+    "METHODS", "METRICS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture",
+    "ModelLoadError", "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
+    "SweepError", "Task", "TaskError", "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many",
+    "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt", "per_evaluation", "per_relation",
+    "random_prompt", "record", "refine", "refine_many", "relation_mean", "select", "set_progress", "shared_anchors",
+    "starting_prompt", "store", "summarize", "summarize_relations", "task_from_rows", "transfer", "transfer_many",
+    "tune", "tune_many", "tune_seeds",
 ]

@@ -19,6 +19,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.templates import Template
 from ..tasks.task import Example, Task
 from .candidates import Candidates, candidates_of, scorable
+from .metrics import metric_of
 from .ranking import rank
 from .scores import candidate_scores
 
@@ -47,6 +48,7 @@ class Evaluation:
         ranks: (n,) rank of each example's object among the candidates, from 1, the last of equal ones.
         dropped: (example, reason) of the examples that could not be scored.
         lm_name, task: where.
+        seed: that the prompt was tuned with; None where it was not.
         num_candidates: how many words were ranked.
         ks: the k of ``p_at_k``.
         ties: examples whose object shares its score with another candidate.
@@ -63,6 +65,7 @@ class Evaluation:
     ks: tuple[int, ...] = (1, 10)
     ties: int = 0
     filtered_ranks: np.ndarray | None = None
+    seed: int | None = None
 
     @property
     def n(self) -> int:
@@ -75,10 +78,9 @@ class Evaluation:
         return pd.DataFrame({"subject": [e.subject for e in self.examples], "object": [e.object for e in self.examples],
                              "prediction": self.answers, "rank": self.ranks, **filtered})
 
-    @property
-    def accuracy(self) -> float:
-        """What P@1 is called where the candidates are the words of classes."""
-        return self.p_at_1
+    def score(self, metric: str = "p_at_1") -> float:
+        """One of ``METRICS``: "p_at_1", "p_at_10", "mrr", "filtered_p_at_1", "accuracy" or "macro_f1"."""
+        return metric_of(metric).of(self)
 
     @cached_property
     def p_at_k(self) -> dict[int, float]:
@@ -87,24 +89,27 @@ class Evaluation:
 
     @cached_property
     def p_at_1(self) -> float:
-        return float((self.ranks == 1).mean())
+        return self.score("p_at_1")
+
+    @property
+    def accuracy(self) -> float:
+        """What P@1 is called where the candidates are the words of classes."""
+        return self.score("accuracy")
 
     @cached_property
     def filtered_p_at_1(self) -> float | None:
         """P@1 by ``filtered_ranks``."""
-        return None if self.filtered_ranks is None else float((self.filtered_ranks == 1).mean())
+        return None if self.filtered_ranks is None else self.score("filtered_p_at_1")
 
     @cached_property
     def macro_f1(self) -> float:
         """Mean F1 over the classes, which are the objects of the examples."""
-        truth, guess = self.predictions["object"], self.predictions["prediction"]
-        return float(np.mean([2 * ((truth == c) & (guess == c)).sum() / ((truth == c).sum() + (guess == c).sum())
-                              for c in truth.unique()]))
+        return self.score("macro_f1")
 
     @cached_property
     def mrr(self) -> float:
         """Mean reciprocal rank."""
-        return float((1 / self.ranks).mean())
+        return self.score("mrr")
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -169,7 +174,8 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
     answers = tuple(example.object if first else ranked.words[best]
                     for example, first, best in zip(kept, found["ranks"] == 1, found["best"], strict=True))
     return Evaluation(tuple(kept), answers, found["ranks"], dropped, lm.name, prompt.task, len(ranked), tuple(k),
-                      int(found["tied"].sum()), None if true is None else found["filtered"])
+                      int(found["tied"].sum()), None if true is None else found["filtered"],
+                      prompt.history.tuning_seed)
 
 
 def _check_scorable(kept: Sequence[Example], dropped: Sequence[tuple[Example, str]]) -> None:
@@ -193,30 +199,32 @@ def _true_columns(lm: LanguageModel, examples: Sequence[Example], facts: Sequenc
 
 
 def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
-                  candidates: Iterable[str] | None = None, filtered: bool = False) -> list[Evaluation]:
+                  candidates: Iterable[str] | None = None, filtered: bool = False) -> dict[Hashable, Evaluation]:
     """``evaluate`` of every prompt on the test examples of the task that it is for.
 
     Args:
-        prompts: as ``tune_many`` and ``transfer_many`` return them; a prompt of no task is for the one that its
-            key names.
+        prompts: as ``tune_many``, ``tune_seeds`` and ``transfer_many`` return them; a prompt of no task is for the one
+            that its key names.
         tasks: all that the prompts are for.
         candidates: as for ``evaluate``.
         filtered: also rank without the other true objects of a subject, of all that a task holds.
+
+    Returns:
+        {key: Evaluation}, the keys of ``prompts``. Each knows its ``task`` and ``seed``.
 
     Raises:
         TaskError: a prompt is for another task.
     """
     words = None if candidates is None else list(candidates)
     by_name = {task.name: task for task in tasks}
-    evaluations = []
+    evaluations = {}
     for key, prompt in prompts.items():
         name = prompt.task or key
         if name not in by_name:
             raise TaskError(f"prompt {key!r} is for task {name!r}; expected one of {', '.join(by_name)}")
         task = by_name[name]
         facts = [*task.train, *task.dev, *task.test] if filtered else None
-        found = evaluate(lm, prompt, task.test, candidates=words, facts=facts)
-        evaluations.append(replace(found, task=name))
+        evaluations[key] = replace(evaluate(lm, prompt, task.test, candidates=words, facts=facts), task=name)
     return evaluations
 
 

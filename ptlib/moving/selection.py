@@ -22,6 +22,7 @@ from ..errors import PromptMismatchError, PromptTransferError, TaskError
 from ..evaluation.candidates import answerable
 from ..evaluation.scores import answer_distributions, mean_answers
 from ..models.lm import LanguageModel
+from ..prompts.history import Selected
 from ..prompts.prompt import Prompt
 from .anchors import shared_anchors
 
@@ -87,9 +88,9 @@ def select(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequen
     sources, teachers = _pairs(source, teacher)
     found, dropped = _agreement(lm, prompts, inputs, sources, teachers, candidates)
     best = max(found, key=found.get)
-    record = {"by": [one.name for one in sources] or "the other prompts", "agreement": found[best],
-              "among": len(found), "target_forwards": len(found) * len(inputs), "dropped_candidates": dropped}
-    return replace(prompts[best], meta={**prompts[best].meta, "selected": record})
+    record = Selected(prompts[best].history, tuple(one.name for one in sources) or "the other prompts", found[best],
+                      among=len(found), target_forwards=len(found) * len(inputs), dropped_candidates=dropped)
+    return replace(prompts[best], meta=record.as_json())
 
 
 def _overlap(one: Tensor, other: Tensor) -> float:

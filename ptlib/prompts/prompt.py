@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..errors import NotFiniteError, PromptLoadError, PromptMismatchError, TaskE
 from ..files import replacing
 from ..models.lm import LanguageModel
 from ..tasks.task import Task
+from .history import Carried, Record, Refined, Tuned, history_of
 from .mixtures import Mixture
 from .templates import Template
 
@@ -37,7 +39,7 @@ class Prompt:
         template: with m prompt slots, such as ``"[X] [V]*5 [Y] ."``.
         lm_name, lm_fingerprint: the LM in whose embedding space the vectors live.
         task: name of the task that it is for, or None.
-        meta: JSON-able record of how it was made.
+        meta: how it was made, as plain JSON; ``history`` is the same as records.
         mixture: the words that the vectors are made of, where they are: then other LMs understand it too (``on``).
     """
 
@@ -60,10 +62,15 @@ class Prompt:
                                  "not finite; expected all to be: tune it with a lower lr=, or move it otherwise")
 
     def __repr__(self) -> str:
-        parts = self.meta.get("dropped")
-        counts = [count for reasons in parts.values() for count in reasons.values()] if isinstance(parts, dict) else []
+        dropped = self.history.dropped if isinstance(self.history, Tuned | Refined) else {}
+        counts = [count for reasons in dropped.values() for count in reasons.values()]
         notes = f", {sum(counts)} examples dropped" * bool(counts) + self.unknown
         return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task}{notes})"
+
+    @cached_property
+    def history(self) -> Record:
+        """Where it came from."""
+        return history_of(self.meta)
 
     @property
     def unknown(self) -> str:
@@ -94,8 +101,8 @@ class Prompt:
         if self.mixture is None:
             raise PromptMismatchError(f"the prompt is made of free vectors, which only {self.lm_name} understands; "
                                       "move it with ptlib.transfer, or tune it with parameterization='mixture'")
-        return Prompt(self.mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task,
-                      {**self.meta, **self.mixture.record(lm)}, self.mixture)
+        meta = Carried(self.history, **self.mixture.record(lm)).as_json()
+        return Prompt(self.mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task, meta, self.mixture)
 
     def save(self, path: str | Path) -> Path:
         """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""

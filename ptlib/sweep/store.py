@@ -11,14 +11,13 @@ import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from ..models.lm import LanguageModel
 from ..prompts.prompt import Prompt
 from ..tasks.task import Task
-from ..tuning.tuning import tune_many
+from ..tuning.tuning import tune_seeds
 from .claims import Others, claimed
 from .inputs import code_digest
 
@@ -28,44 +27,42 @@ STORE = "PTLIB_STORE"  # the environment's name for the folder; a sweep sets it 
 CODE = code_digest()  # as this process imports it: it will not run what is edited later
 
 
-def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, folder: str | Path | None = None,
-          **options) -> dict[str, Prompt] | dict[tuple[int, str], Prompt]:
-    """``tune_many``, for the prompts that nobody has tuned yet; the others are read from the store.
+def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seeds: Sequence[int] = (0,),
+          folder: str | Path | None = None, **options) -> dict[tuple[int, str], Prompt]:
+    """``tune_seeds``, for the prompts that nobody has tuned yet; the others are read from the store.
 
     Args:
-        lm, tasks: as in ``tune_many``.
+        lm, tasks, seeds: as in ``tune_seeds``.
         folder: of the store; if None, the one that the environment names as PTLIB_STORE, as a sweep does for its
             runs; without either, everything is tuned and nothing is kept.
-        options: of ``tune_many``.
+        options: of ``tune_seeds``.
 
     Returns:
-        As ``tune_many``.
+        {(seed, task.name): Prompt}.
 
     Raises:
         PromptLoadError: a file in the store is not readable.
-        PromptTransferError: whatever ``tune_many`` finds wrong.
+        PromptTransferError: whatever ``tune_seeds`` finds wrong.
     """
     folder = folder or os.environ.get(STORE)
     if not folder:
-        return tune_many(lm, tasks, **options)
-    settings = inspect.signature(tune_many).bind(lm, tasks, **options)
+        return tune_seeds(lm, tasks, seeds=seeds, **options)
+    settings = inspect.signature(tune_seeds).bind(lm, tasks, **options)
     settings.apply_defaults()
-    seed = settings.arguments.pop("seed")
-    seeds = [seed] if isinstance(seed, Integral) else list(seed)
+    del settings.arguments["seeds"]
     by_name = {task.name: task for task in tasks}
-    paths = {(one, name): Path(folder) / f"{prompt_key(task, one, settings.arguments)}.safetensors"
-             for one in seeds for name, task in by_name.items()}
+    paths = {(seed, name): Path(folder) / f"{prompt_key(task, seed, settings.arguments)}.safetensors"
+             for seed in seeds for name, task in by_name.items()}
     others = Others()
     while missing := {which: path for which, path in paths.items() if not path.exists()}:
         with claimed(missing) as mine:
-            for of_seeds, names in batches(mine):
-                new = tune_many(lm, [by_name[name] for name in names], **{**options, "seed": of_seeds})
+            for of_seeds, names in groups(mine):
+                new = tune_seeds(lm, [by_name[name] for name in names], seeds=of_seeds, **options)
                 for which, prompt in new.items():
                     prompt.save(mine[which])
         if not mine:
             others.wait(missing.values())
-    return {name if isinstance(seed, Integral) else (one, name): Prompt.load(path)
-            for (one, name), path in paths.items()}
+    return {which: Prompt.load(path) for which, path in paths.items()}
 
 
 def prompt_key(task: Task, seed: int, settings: Mapping[str, Any]) -> str:
@@ -80,8 +77,8 @@ def prompt_key(task: Task, seed: int, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def batches(which: Iterable[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
-    """Pairs (seed, task), as few products of seeds and tasks: those that ``tune_many`` can do in one go."""
+def groups(which: Iterable[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
+    """Pairs (seed, task), as few products of seeds and tasks: those that ``tune_seeds`` can do in one go."""
     tasks_of: dict[int, list[str]] = {}
     for seed, name in which:
         tasks_of.setdefault(seed, []).append(name)

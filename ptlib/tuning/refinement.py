@@ -11,6 +11,7 @@ from ..evaluation.candidates import answerable
 from ..evaluation.scores import mean_answers
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
+from ..prompts.history import Refined
 from ..prompts.prompt import Prompt, common_template, salted_generator
 from ..prompts.templates import Template
 from ..tasks.task import Example
@@ -94,13 +95,15 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
     settings = {"epochs": EPOCHS[mode] if epochs is None else epochs, "lr": lr}
     train([lm], list(runs.values()), tables=[None], **settings, noise=0.0, progress=progress,
           desc=f"refining {len(runs)} prompts on {lm.name}")
-    return {name: Prompt(run.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
-                         prompts[name].task,
-                         {"method": mode, **settings, "seed": seed, "sources": [one.name for one in sources],
-                          "train": len(run.train[0].layouts), "forwards": run.forwards, "backwards": run.backwards,
-                          "source_forwards": read[name], "dropped": {"examples": dropped.get(name, {})},
-                          "from": prompts[name].meta})
-            for name, run in runs.items()}
+    refined = {}
+    for name, run in runs.items():
+        record = Refined(mode, **settings, seed=seed, sources=tuple(one.name for one in sources),
+                         train=len(run.train[0].layouts), forwards=run.forwards, backwards=run.backwards,
+                         source_forwards=read[name], dropped={"examples": dropped.get(name, {})},
+                         start=prompts[name].meta)
+        refined[name] = Prompt(run.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
+                               prompts[name].task, record.as_json())
+    return refined
 
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],

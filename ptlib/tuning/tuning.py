@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,29 +16,45 @@ from ..errors import PromptTransferError, TaskError
 from ..evaluation.candidates import candidates_of, scorable
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
+from ..prompts.history import Tuned
 from ..prompts.mixtures import Mixture
 from ..prompts.prompt import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from ..prompts.templates import Template
 from ..tasks.task import Example, Task
 from .training import Data, FreeVectors, Run, WordMixtures, train
 
-__all__ = ["starting_prompt", "tune", "tune_many"]
+__all__ = ["starting_prompt", "tune", "tune_many", "tune_seeds"]
 
 # Passes over the train examples, peak learning rate, and noise on the vectors relative to the embeddings' deviation.
 DEFAULTS = {"vectors": {"epochs": 30, "lr": 5e-3, "noise": 0.0}, "mixture": {"epochs": 60, "lr": 0.3, "noise": 1.0}}
 
 
 def tune(lm: LanguageModel | Sequence[LanguageModel], task: Task, *, seed: int = 0, **options) -> Prompt:
-    """Tune one prompt: ``tune_many`` for one task and seed."""
+    """Tune one prompt: ``tune_seeds`` for one task and seed."""
     return tune_many(lm, [task], seed=seed, **options)[task.name]
 
 
-def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *,
-              parameterization: str = "vectors", num_vectors: int = 5, template: str | None = None,
-              init: str | Sequence[str] = "random", epochs: int | None = None, lr: float | None = None,
-              noise: float | None = None, seed: int | Sequence[int] = 0,
-              progress: bool = True) -> dict[str, Prompt] | dict[tuple[int, str], Prompt]:
-    """Tune one prompt for each task, or for each task and seed, all in one batch.
+def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seed: int = 0,
+              **options) -> dict[str, Prompt]:
+    """Tune one prompt for each task, all in one batch: ``tune_seeds`` for one seed.
+
+    Returns:
+        {task.name: Prompt}.
+
+    Raises:
+        PromptTransferError: ``seed`` is no whole number, and all that ``tune_seeds`` raises.
+    """
+    if not isinstance(seed, Integral):
+        raise PromptTransferError(f"seed={seed!r}; expected one whole number: tune_seeds takes several, and returns "
+                                  "{(seed, task.name): Prompt}")
+    return {name: prompt for (_, name), prompt in tune_seeds(lm, tasks, seeds=[int(seed)], **options).items()}
+
+
+def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seeds: Sequence[int] = (0,),
+               parameterization: str = "vectors", num_vectors: int = 5, template: str | None = None,
+               init: str | Sequence[str] = "random", epochs: int | None = None, lr: float | None = None,
+               noise: float | None = None, progress: bool = True) -> dict[tuple[int, str], Prompt]:
+    """Tune one prompt for each seed and task, all in one batch.
 
     Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay and
     batches of 16; keeps the state with the best P@1 on the task's dev examples, as ``evaluate`` has it (ties: the lower
@@ -47,6 +64,7 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
     Args:
         lm: frozen; its weights get no gradients. Several for one mixture that is tuned on all of them at once, with
             the mean of their losses.
+        seeds: of the initial vectors and the order of examples; a prompt of each for every task.
         parameterization: ``"vectors"``, free ones, as in the paper; or ``"mixture"``, softmax mixtures of the LMs'
             common words with a gain each, which other LMs understand as well: ``prompt.on(other)``.
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
@@ -64,14 +82,13 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
             tuned to be, by √(1 + noise²) where positions are as long as words. A mixture of several LMs is given with
             its gains divided by that; that of one is not, whose errors elsewhere the loudness drowns
             (notebook 13_prompts_that_travel).
-        seed: of the initial vectors and the order of examples; several for several prompts a task.
         progress: show a bar.
 
     Returns:
-        {task.name: Prompt}; of several seeds {(seed, task.name): Prompt}. Both go as they are into
-        ``transfer_many`` and ``evaluate_many``. Of several LMs, the prompt as it is on the first. ``meta`` counts the
-        sequences that each LM has read (``forwards``) and gone back through (``backwards``), and the examples that did
-        not count, by what their objects are (``dropped``).
+        {(seed, task.name): Prompt}, which goes as it is into ``transfer_many`` and ``evaluate_many``. Of several LMs,
+        the prompt as it is on the first. ``history`` (a ``Tuned``, also in ``meta``) counts the sequences that each LM
+        has read (``forwards``) and gone back through (``backwards``), and the examples that did not count, by what
+        their objects are (``dropped``).
 
     Raises:
         TaskError: a task has no train example whose object is one token of ``lm``, or a label word is not;
@@ -82,11 +99,7 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
         AnchorError: the LMs share no words.
     """
     lms = [lm] if isinstance(lm, LanguageModel) else list(lm)
-    seeds = [seed] if isinstance(seed, Integral) else list(seed)
-    if parameterization not in DEFAULTS:
-        raise PromptTransferError(f"parameterization={parameterization!r}; expected one of {', '.join(DEFAULTS)}")
-    given = {"epochs": epochs, "lr": lr, "noise": noise}
-    settings = DEFAULTS[parameterization] | {name: value for name, value in given.items() if value is not None}
+    settings = _settings(parameterization, epochs=epochs, lr=lr, noise=noise)
     if not tasks or not seeds:
         raise PromptTransferError(f"{len(tasks)} tasks and {len(seeds)} seeds; expected one of each at least")
     if not lms or (len(lms) > 1 and parameterization == "vectors"):
@@ -98,20 +111,25 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
         anchors = shared_anchors(*lms)
         words, tables = anchors.words, [anchors.of(one) for one in lms]
     examples = {task.name: _examples(lms, Template(template), task) for task in tasks}
-    runs = {(one, task.name): _start(lms, task, Template(template), init, words, one, *examples[task.name][:2])
-            for one in seeds for task in tasks}
+    runs = {(seed, task.name): _start(lms, task, Template(template), init, words, seed, *examples[task.name][:2])
+            for seed in seeds for task in tasks}
     train(lms, list(runs.values()), tables=tables, **settings, progress=progress,
           desc=f"tuning {len(runs)} prompts on {' and '.join(one.name for one in lms)}")
-    about = {"method": "tuned", "parameterization": parameterization,
-             "init": init if isinstance(init, str) else "words", **settings, "lms": [one.name for one in lms]}
     found = {}
-    for (one, name), run in runs.items():
-        meta = {**about, "seed": one, "train": len(run.train[0].layouts), "dev": len(run.dev[0].layouts),
-                "dropped": examples[name][2], "dev_p_at_1": run.best[0], "forwards": run.forwards,
-                "backwards": run.backwards}
-        which = name if isinstance(seed, Integral) else (one, name)
-        found[which] = _finished(lms, run, words, tables, template, name, meta)
+    for (seed, name), run in runs.items():
+        record = Tuned(parameterization, init if isinstance(init, str) else "words", **settings,
+                       lms=tuple(one.name for one in lms), seed=seed, train=len(run.train[0].layouts),
+                       dev=len(run.dev[0].layouts), dropped=examples[name][2], dev_p_at_1=run.best[0],
+                       forwards=run.forwards, backwards=run.backwards)
+        found[seed, name] = _finished(lms, run, words, tables, template, name, record)
     return found
+
+
+def _settings(parameterization: str, **given: float | None) -> dict[str, Any]:
+    """Epochs, rate and noise: those given, else those of the parameterization."""
+    if parameterization not in DEFAULTS:
+        raise PromptTransferError(f"parameterization={parameterization!r}; expected one of {', '.join(DEFAULTS)}")
+    return DEFAULTS[parameterization] | {name: value for name, value in given.items() if value is not None}
 
 
 def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, template: str | None = None,
@@ -128,16 +146,16 @@ def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, temp
 
 
 def _finished(lms: Sequence[LanguageModel], run: Run, words: tuple[str, ...] | None, tables: Sequence[Tensor | None],
-              template: str, task: str, meta: dict) -> Prompt:
+              template: str, task: str, record: Tuned) -> Prompt:
     lm, vectors = lms[0], [run.prompt.on(table).detach().cpu() for table in tables]
     if words is None:
-        return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, meta)
+        return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, record.as_json())
     lengths = torch.stack([own.norm(dim=-1) / one.mean_length for own, one in zip(vectors, lms, strict=True)])
     gains = run.prompt.gains.detach().cpu().sign() * lengths.mean(0)
     if len(lms) > 1:
-        gains = gains / math.hypot(1, meta["noise"])
+        gains = gains / math.hypot(1, record.noise)
     mixture = Mixture(words, run.prompt.logits.detach().softmax(-1).cpu(), gains)
-    return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, meta, mixture)
+    return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, record.as_json(), mixture)
 
 
 def _start(lms: Sequence[LanguageModel], task: Task, template: Template, init: str | Sequence[str],

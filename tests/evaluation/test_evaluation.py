@@ -23,7 +23,7 @@ from ptlib import (
     manual_prompt,
     random_prompt,
     summarize,
-    tune_many,
+    tune_seeds,
 )
 from ptlib.evaluation.evaluations import Z, wilson_interval
 from ptlib.evaluation.scores import candidate_scores
@@ -222,17 +222,18 @@ def test_majority_baseline_ranks_by_train_counts():
 
 
 def test_many_prompts_are_evaluated_on_the_task_of_each(toys, capitals):
-    """As tune_many returns them, whatever their names; one of no task is for the task that it is named after."""
+    """As tune_seeds returns them, whatever their names; one of no task is for the task that it is named after."""
     lm, turned = toys["bert"], Task("turned", capitals.train, capitals.dev, capitals.train[::-1])
-    prompts = tune_many(lm, [capitals, turned], seed=[0, 1], epochs=1)
+    prompts = tune_seeds(lm, [capitals, turned], seeds=[0, 1], epochs=1)
     found = evaluate_many(lm, prompts, [turned, capitals])
-    assert [ev.task for ev in found] == ["capitals", "turned"] * 2
-    for ev, prompt in zip(found, prompts.values(), strict=True):
-        test = capitals.test if prompt.task == "capitals" else turned.test
-        assert ev.predictions.equals(evaluate(lm, prompt, test).predictions)
+    assert list(found) == list(prompts) == [(seed, name) for seed in (0, 1) for name in ("capitals", "turned")]
+    for (seed, name), ev in found.items():
+        assert (ev.task, ev.seed) == (name, seed)
+        test = capitals.test if name == "capitals" else turned.test
+        assert ev.predictions.equals(evaluate(lm, prompts[seed, name], test).predictions)
     drawn = random_prompt(lm)
     assert drawn.task is None
-    assert [ev.task for ev in evaluate_many(lm, {"turned": drawn}, [capitals, turned])] == ["turned"]
+    assert evaluate_many(lm, {"turned": drawn}, [capitals, turned])["turned"].task == "turned"
     with pytest.raises(TaskError, match=r"'other'.*capitals"):
         evaluate_many(lm, {"other": drawn}, [capitals])
 
@@ -286,7 +287,7 @@ def test_filtered_ranks_of_tasks_stand_beside_the_raw_ones(toys):
     lm = toys["bert"]
     task = Task("family", FAMILY[:1], (), FAMILY[1:3], None)
     prompt = replace(random_prompt(lm), task="family")
-    [ev] = evaluate_many(lm, {"family": prompt}, [task], filtered=True)
+    ev = evaluate_many(lm, {"family": prompt}, [task], filtered=True)["family"]
     assert (ev.filtered_ranks == evaluate(lm, prompt, task.test, facts=FAMILY[:3]).filtered_ranks).all()
     table = summarize([ev])
     assert table["filtered_mean"].item() == ev.filtered_p_at_1 >= table["relation_mean"].item() == ev.p_at_1

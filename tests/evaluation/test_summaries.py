@@ -2,21 +2,24 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ptlib import (
+    METRICS,
     Evaluation,
     Example,
     PromptTransferError,
     evaluate_many,
+    per_evaluation,
     per_relation,
     relation_mean,
     summarize,
     summarize_relations,
-    tune_many,
+    tune_seeds,
 )
 from ptlib.evaluation.evaluations import Z
 
@@ -139,8 +142,9 @@ def test_summary_of_real_evaluations(bert_mini, zoo_tasks):
     """Three seeds of two tasks, by hand; on a trained LM, whose tokenizer is the same in every process."""
     tasks = [zoo_tasks["zoo/P36"], zoo_tasks["zoo/P103"]]
     few = {example.object for task in tasks for example in task.test[:6]}
-    evaluations = evaluate_many(bert_mini, tune_many(bert_mini, tasks, seed=[0, 1, 2], epochs=2), tasks, candidates=few)
-    row = summarize(evaluations).loc["all"]
+    prompts = tune_seeds(bert_mini, tasks, seeds=[0, 1, 2], epochs=2)
+    found = evaluate_many(bert_mini, prompts, tasks, candidates=few)
+    row, evaluations = summarize(found).loc["all"], list(found.values())
     by_hand = [np.mean([ev.p_at_1 for ev in evaluations if ev.task == task.name]) for task in tasks]
     assert row["relation_mean"] == pytest.approx(np.mean(by_hand))
     hits = np.concatenate([ev.predictions["rank"] == 1 for ev in evaluations])
@@ -181,3 +185,50 @@ def test_rows_per_relation_average_the_seeds():
 def test_missing_labels_are_a_group_of_their_own():
     table = pd.DataFrame({"k": ["a", None], "relation": ["r", "r"], "p_at_1": [0.0, 1.0]})
     assert sorted(summarize_relations(table, ["k"])["relation_mean"]) == [0, 1]
+
+
+def test_any_nesting_of_the_same_evaluations_is_the_same_table():
+    """The outermost keys are rows, unless evaluations are directly below them."""
+    first, second = relations([0.2, 0.6]), relations([0.4, 1.0])
+    flat = summarize({"a": first, "b": [*first, *second]})
+    pairs = {"a": dict(enumerate(first)), "b": {("x", "y"): first, ("y", "x"): dict(enumerate(second))}}
+    assert summarize(pairs).equals(flat)
+    assert summarize({"a": {"deep": {"deeper": tuple(first)}}, "b": [first, [second]]}).equals(flat)
+    alone = summarize(first)
+    assert list(alone.index) == ["all"] and summarize(dict(enumerate(first))).equals(alone)
+    assert relation_mean(pairs["b"]) == flat.loc["b", "relation_mean"]
+    for empty in ({}, [], {"a": []}, {"a": {"b": {}}}):
+        with pytest.raises(PromptTransferError, match="nothing to summarize"):
+            summarize(empty)
+    with pytest.raises(PromptTransferError, match="some labels have one evaluation"):
+        summarize({"a": first[0], "b": second})
+
+
+def test_every_metric_is_averaged_as_p_at_1_is():
+    some = [evaluation(3, 4, task="a"), evaluation(1, 2, task="a"), evaluation(0, 6, task="b")]
+    for metric in METRICS:
+        if metric.startswith("filtered"):
+            with pytest.raises(PromptTransferError, match=r"no filtered ranks.*facts="):
+                summarize(some, metric=metric)
+            continue
+        row = summarize(some, metric=metric).loc["all"]
+        by_hand = [ev.score(metric) for ev in some]
+        assert row["relation_mean"] == pytest.approx((np.mean(by_hand[:2]) + by_hand[2]) / 2)
+        assert row["relation_low"] <= row["relation_mean"] <= row["relation_high"]
+        assert relation_mean(some, metric) == row["relation_mean"]
+        assert per_relation(some, ["x"], metric)[metric].tolist() == pytest.approx([np.mean(by_hand[:2]), by_hand[2]])
+    assert summarize(some).loc["all", "pooled"] == pytest.approx(4 / 12)
+    assert summarize(some, metric="mrr").loc["all", "pooled"] == pytest.approx(
+        np.mean(np.concatenate([1 / ev.ranks for ev in some])))
+    assert "pooled" not in summarize(some, metric="macro_f1")
+    assert summarize(some, metric="macro_f1")["facts"].item() == summarize(some)["facts"].item()
+    with pytest.raises(PromptTransferError, match=r"'bleu'.*p_at_1.*mrr"):
+        summarize(some, metric="bleu")
+
+
+def test_rows_per_evaluation_know_relation_and_seed():
+    seeds = {("m", seed): [replace(one, seed=seed) for one in relations([0.2 * seed, 0.5])] for seed in (1, 2)}
+    table = per_evaluation(seeds, ["method", "of"], "mrr")
+    assert list(table) == ["method", "of", "relation", "seed", "mrr"]
+    assert table["of"].tolist() == table["seed"].tolist() == [1, 1, 2, 2]
+    assert table["mrr"].tolist() == [one.mrr for group in seeds.values() for one in group]

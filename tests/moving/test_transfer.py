@@ -400,12 +400,12 @@ def test_a_moved_prompt_beats_simpler_ways_between_families(bert_mini, roberta_m
     """The promise of the paper, with prompts tuned from random vectors: both directions, mean over relations."""
     tasks = load_tasks(relations="P19,P27,P36,P103,P106,P136,P140,P176,P407,P1303,P1412")
     words = shared_anchors(bert_mini, roberta_mini).words
-    scores = {method: [] for method in ("closed-form", "discretize", "copy", "random")}
+    scores = {method: {} for method in ("closed-form", "discretize", "copy", "random")}
     for source, target in ((bert_mini, roberta_mini), (roberta_mini, bert_mini)):
         tuned = tune_many(source, tasks, epochs=15)
         for method, evaluations in scores.items():
             moved = transfer_many(tuned, source=source, target=target, method=method)
-            evaluations += evaluate_many(target, moved, tasks, candidates=words)
+            evaluations[source.name] = evaluate_many(target, moved, tasks, candidates=words)
     means = summarize(scores)["relation_mean"]
     assert means.drop("closed-form").max() < means["closed-form"]
 

@@ -33,7 +33,7 @@ from ptlib.sweep.inputs import Inputs, code_digest
 from ptlib.sweep.record import RESULTS, record
 from ptlib.sweep.report import collect, read_results
 from ptlib.sweep.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, finished, run_one
-from ptlib.sweep.store import batches, tuned
+from ptlib.sweep.store import groups, tuned
 
 pytestmark = pytest.mark.slow
 
@@ -638,13 +638,13 @@ def slow(lm, tasks, **options):
     with open(sys.argv[3], "a") as log:
         log.write("".join(f"{task.name} {options['seed']}\\n" for task in tasks))
     time.sleep(1)
-    return tune_many(lm, tasks, **options)
+    return tune_seeds(lm, tasks, **options)
 
-tune_many, store.tune_many = store.tune_many, slow
-slow.__signature__ = store.inspect.signature(tune_many)
+tune_seeds, store.tune_seeds = store.tune_seeds, slow
+slow.__signature__ = store.inspect.signature(tune_seeds)
 ptlib.set_progress(False)
 lm, task = ptlib.load_lm(sys.argv[1]), ptlib.load_task(sys.argv[2])
-found = store.tuned(lm, [task], seed=[0, 1], epochs=1)
+found = store.tuned(lm, [task], seeds=[0, 1], epochs=1)
 print(json.dumps({str(key): prompt.vectors.tolist() for key, prompt in found.items()}))
 """
 
@@ -662,20 +662,20 @@ def test_two_processes_want_the_same_prompts_and_they_are_tuned_once(toys, facts
 
 def test_the_store_gives_what_tuning_gives(toys, capitals, tmp_path, monkeypatch):
     lm, options = toys["bert"], {"epochs": 1, "progress": False}
-    expected = ptlib.tune_many(lm, [capitals], seed=[0, 1], **options)
+    expected = ptlib.tune_seeds(lm, [capitals], seeds=[0, 1], **options)
     calls = []
-    monkeypatch.setattr(store, "tune_many", counting(calls, ptlib.tune_many))
-    first = tuned(lm, [capitals], seed=1, folder=tmp_path, **options)
-    assert first.keys() == {"capitals"}
-    both = tuned(lm, [capitals], seed=[0, 1], folder=tmp_path, **options)
-    assert [call["seed"] for call in calls] == [[1], [0]]
+    monkeypatch.setattr(store, "tune_seeds", counting(calls, ptlib.tune_seeds))
+    first = tuned(lm, [capitals], seeds=[1], folder=tmp_path, **options)
+    assert first.keys() == {(1, "capitals")}
+    both = tuned(lm, [capitals], seeds=[0, 1], folder=tmp_path, **options)
+    assert [call["seeds"] for call in calls] == [[1], [0]]
     assert list(both) == list(expected)
     for which, prompt in expected.items():
         assert both[which].vectors.equal(prompt.vectors)
         assert (both[which].meta, both[which].template, both[which].task) == (prompt.meta, prompt.template, prompt.task)
-    tuned(lm, [capitals], seed=1, folder=tmp_path, epochs=2, progress=False)
-    tuned(toys["uncased"], [capitals], seed=1, folder=tmp_path, **options)
-    tuned(ptlib.load_lm(lm.name, dtype=torch.bfloat16), [capitals], seed=1, folder=tmp_path, **options)
+    tuned(lm, [capitals], seeds=[1], folder=tmp_path, epochs=2, progress=False)
+    tuned(toys["uncased"], [capitals], seeds=[1], folder=tmp_path, **options)
+    tuned(ptlib.load_lm(lm.name, dtype=torch.bfloat16), [capitals], seeds=[1], folder=tmp_path, **options)
     assert len(calls) == 5
 
 
@@ -693,7 +693,7 @@ def counting(calls, function):
 def test_without_a_folder_nothing_is_stored(toys, capitals, tmp_path, monkeypatch):
     monkeypatch.delenv("PTLIB_STORE", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert tuned(toys["bert"], [capitals], epochs=1, progress=False).keys() == {"capitals"}
+    assert tuned(toys["bert"], [capitals], epochs=1, progress=False).keys() == {(0, "capitals")}
     assert not list(tmp_path.iterdir())
 
 
@@ -717,7 +717,7 @@ def test_tuning_that_fails_gives_its_claims_back(toys, capitals, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_batches_are_the_pairs_asked_for():
+def test_groups_are_the_pairs_asked_for():
     pairs = [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "b")]
-    assert batches(pairs) == [([0, 1], ["a", "b"]), ([2], ["b"])]
-    assert sorted(pair for seeds, names in batches(pairs) for pair in product(seeds, names)) == pairs
+    assert groups(pairs) == [([0, 1], ["a", "b"]), ([2], ["b"])]
+    assert sorted(pair for seeds, names in groups(pairs) for pair in product(seeds, names)) == pairs

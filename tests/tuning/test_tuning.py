@@ -28,6 +28,7 @@ from ptlib import (
     transfer_many,
     tune,
     tune_many,
+    tune_seeds,
 )
 from ptlib.prompts.templates import Template, collate
 
@@ -96,7 +97,7 @@ def test_a_prompt_does_not_depend_on_the_tasks_beside_it(toys, capitals, larger)
 @pytest.mark.parametrize("seeds", [[3, 0, 1], [2]])
 def test_several_seeds_in_one_call_are_each_seed_alone(toys, capitals, larger, seeds):
     lm, tasks = toys["bert"], [capitals, larger]
-    found = tune_many(lm, tasks, seed=seeds, **FAST)
+    found = tune_seeds(lm, tasks, seeds=seeds, **FAST)
     assert list(found) == [(seed, task.name) for seed in seeds for task in tasks]
     for seed in seeds:
         for name, alone in tune_many(lm, tasks, seed=seed, **FAST).items():
@@ -126,7 +127,7 @@ def test_start_from_given_words_draws_them(lm, capitals):
     words = ["Paris", "Rome", "town", "zzyzx", "New Zealand"]
     known = lm.embeddings[lm.word_ids(words[:3])]
     tasks = [capitals, replace(capitals, name="again")]
-    found = tune_many(lm, tasks, init=words, num_vectors=6, seed=[0, 1, 2], **STILL)
+    found = tune_seeds(lm, tasks, init=words, num_vectors=6, seeds=[0, 1, 2], **STILL)
     drawn = []
     for prompt in found.values():
         # A row for each vector: where it equals the embedding of a known word.
@@ -257,7 +258,7 @@ def test_a_mixture_does_not_depend_on_the_tasks_beside_it(toys, capitals, larger
 
 def test_several_seeds_of_mixtures_are_each_seed_alone(toys, capitals, larger):
     lms, tasks = [toys["bert"], toys["gpt2"]], [capitals, larger]
-    found = tune_many(lms, tasks, seed=[3, 0], **WORDS)
+    found = tune_seeds(lms, tasks, seeds=[3, 0], **WORDS)
     assert list(found) == [(seed, task.name) for seed in (3, 0) for task in tasks]
     for seed in (3, 0):
         for name, alone in tune_many(lms, tasks, seed=seed, **WORDS).items():
@@ -445,7 +446,7 @@ def test_cost_is_what_every_lm_reads(toys, larger, parameterization, which, nois
 def test_cost_is_of_each_prompt(toys, capitals, larger):
     lm = toys["roberta"]
     with sequences_read(lm) as read:
-        found = tune_many(lm, [capitals, replace(larger, dev=())], seed=[0, 1], **FAST)
+        found = tune_seeds(lm, [capitals, replace(larger, dev=())], seeds=[0, 1], **FAST)
     by_hand = {"capitals": (4 * (8 + 4), 4 * 8), "countries": (4 * (40 + 40), 4 * 40)}
     for (_, name), prompt in found.items():
         assert (prompt.meta["forwards"], prompt.meta["backwards"]) == by_hand[name]
