@@ -19,7 +19,7 @@ from ..errors import PromptTransferError
 from ..evaluation.evaluations import Evaluation, evaluate
 from ..models.lm import LanguageModel
 from ..moving.anchors import Anchors, shared_anchors
-from ..moving.methods import METHODS, UNSCALED
+from ..moving.methods import METHODS
 from ..moving.relative import encode
 from ..moving.search import NORMALIZATIONS, RIDGES
 from ..moving.transfer import transfer
@@ -55,7 +55,7 @@ class Exploration:
     @property
     def fit(self) -> float:
         """√R² on held-out anchors: how well any vectors of the target can imitate the prompt, without labels."""
-        return self.moved.meta["fit"]
+        return self.moved.history.fit
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -64,11 +64,11 @@ class Exploration:
         return pd.DataFrame(rows, index=list(self.evaluations), columns=["p_at_1", "low", "high", "n"])
 
     def __repr__(self) -> str:
-        about = self.moved.meta
-        names = [Path(name).name for name in (about["sources"][0]["lm"], self.moved.lm_name)]
-        ridge = [f"ridge {about['options']['ridge']:g}"] if "ridge" in about["options"] else []
-        scaled = [] if about["method"] in UNSCALED else [f"normalisation {about['normalize']}"]
-        setting = [about["method"], *ridge, *scaled, f"{about['anchors']} anchors", f"fit {self.fit:.2f}"]
+        about = self.moved.history
+        names = [Path(name).name for name in (about.sources[0].lm, self.moved.lm_name)]
+        ridge = [f"ridge {about.options['ridge']:g}"] if "ridge" in about.options else []
+        scaled = [] if METHODS[about.method].normalize == "none" else [f"normalisation {about.normalize}"]
+        setting = [about.method, *ridge, *scaled, f"{about.anchors} anchors", f"fit {self.fit:.2f}"]
         return f"{self.moved.task}: {' → '.join(names)}\n{', '.join(setting)}"
 
     def _repr_png_(self) -> bytes:
@@ -208,7 +208,7 @@ def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
         "source": _dropdown("source", lms),
         "target": _dropdown("target", lms, index=min(1, len(lms) - 1)),
         "task": _dropdown("relation", [(task.name, task) for task in explorer.tasks]),
-        "method": _dropdown("method", [name for name in METHODS if name != "mixture"]),  # the vectors here are free
+        "method": _dropdown("method", [name for name, method in METHODS.items() if not method.needs_mixtures]),
         "ridge": _dropdown("ridge", ["auto", *RIDGES]),
         "normalize": _dropdown("normalisation", NORMALIZATIONS, index=NORMALIZATIONS.index("affine")),
         "num_anchors": _dropdown("anchors", [("all", None), *((str(n), n) for n in powers)]),

@@ -1,13 +1,18 @@
-"""The ways to move a prompt: one function a method, and the options that each takes."""
+"""The methods: one registered function for each way to move a prompt, with its options and what they may be.
+
+To add one, write a function from a ``Move`` to vectors (n, m, d) and what it chose, and register it: it is then a
+``method=`` of ``transfer``, its keywords are its options, and every test of all methods covers it.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +20,12 @@ from torch import Tensor
 from ..errors import PromptMismatchError, PromptTransferError
 from ..models.lm import LanguageModel
 from ..prompts.mixtures import Mixture
-from . import maps as baselines
+from . import maps
 from .anchors import Anchors
 from .relative import mean_relative, relative_representation, top_k_mask
 from .search import NORMALIZATIONS, choose_ridge, closed_form, gradient_search, held_out_fit, normalize_prompt
 
-__all__ = ["METHODS", "UNSCALED", "Move", "check_method"]
+__all__ = ["METHODS", "Method", "Move", "checked_options"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,8 @@ class Move:
 
     def scaled(self, found: Tensor) -> Tensor:
         """``found``, (n, m, d), on the scale of the target's embeddings, by ``normalize``."""
+        if self.normalize == "none":
+            return found
         centered = self.normalize == "centered-norm"  # the origin is then the mean of each LM's anchors
         origins = [table.mean(0) if centered else torch.zeros_like(table[0]) for table in [*self.tables, self.table]]
         radii = [(table - origin).norm(dim=-1).mean() for table, origin in zip([*self.tables, self.table], origins,
@@ -91,10 +98,92 @@ class Move:
         return sum(w * one(v) for w, one, v in zip(self.weights, maps, self.vectors, strict=True))
 
 
-# --- One function a method: Move → vectors (n, m, d), and what it chose. Its keywords are its options. ---
+# --- the registry ---------------------------------------------------------------------------------
 
 
-def _closed_form(move: Move, ridge: float | str = "auto", center: bool = False, top_k: int | None = None):
+@dataclass(frozen=True)
+class Kind:
+    """What an option may be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+COUNT = Kind("a whole number above 0", lambda v: isinstance(v, Integral) and v >= 1)
+COUNT_OR_ALL = Kind("None or a whole number of at least 1", lambda v: v is None or (isinstance(v, Integral) and v >= 1))
+STEPS = Kind("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0)
+RATE = Kind("a number above 0", lambda v: isinstance(v, Real) and 0 < v < math.inf)
+RIDGE = Kind("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and 0 <= v < math.inf))
+SWITCH = Kind("True or False", lambda v: isinstance(v, bool))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to move prompts.
+
+    Attributes:
+        function: from a ``Move`` to vectors (n, m, d) and a dict of what it chose; its keywords are its options.
+        kinds: {option: what it may be}.
+        normalize: its normalisation where the caller names none; "none" of a method whose vectors have the scale of
+            the target's embeddings already: they are never normalised.
+        needs_mixtures: whether it moves only prompts that are made of words.
+    """
+
+    function: Callable[..., tuple[Tensor, dict[str, Any]]]
+    kinds: Mapping[str, Kind]
+    normalize: str = "affine"
+    needs_mixtures: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """{option: its default}."""
+        parameters = inspect.signature(self.function).parameters
+        return {name: parameter.default for name, parameter in parameters.items() if name != "move"}
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(name: str, *, normalize: str = "affine", needs_mixtures: bool = False, **kinds: Kind):
+    """Register a function as the method of this name."""
+
+    def register(function):
+        METHODS[name] = Method(function, kinds, normalize, needs_mixtures)
+        return function
+
+    return register
+
+
+def checked_options(name: str, normalize: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a method, with its defaults filled in.
+
+    Raises:
+        PromptTransferError: an unknown method, option or normalisation, or a value that it cannot have.
+    """
+    if name not in METHODS:
+        raise PromptTransferError(f"method={name!r}; expected 'auto' or one of {', '.join(METHODS)}")
+    if normalize not in NORMALIZATIONS:
+        raise PromptTransferError(f"normalize={normalize!r}; expected 'auto' or one of {', '.join(NORMALIZATIONS)}")
+    if normalize == "affine-in-loss" and name != "gradient":
+        raise PromptTransferError(f"normalize='affine-in-loss' with method={name!r}; only 'gradient' has a loss "
+                                  "to normalise in; use normalize='affine'")
+    options = METHODS[name].options
+    if unknown := given.keys() - options.keys():
+        raise PromptTransferError(f"method {name!r} has no option {', '.join(sorted(unknown))}; it has "
+                                  f"{', '.join(options) or 'none'}")
+    for option, value in given.items():
+        kind = METHODS[name].kinds[option]
+        if not kind.holds(value):
+            raise PromptTransferError(f"{option}={value!r}; expected {kind.words}")
+    return options | dict(given)
+
+
+# --- the methods ----------------------------------------------------------------------------------
+
+
+@method("closed-form", ridge=RIDGE, center=SWITCH, top_k=COUNT_OR_ALL)
+def closed_form_method(move: Move, ridge: float | str = "auto", center: bool = False, top_k: int | None = None):
+    """The optimum of the paper's search (at ridge 0), in one solve."""
     relative, mask = move.masked(top_k)
     if ridge == "auto":
         plain = mask is None and not center
@@ -102,92 +191,65 @@ def _closed_form(move: Move, ridge: float | str = "auto", center: bool = False, 
     return closed_form(relative, move.table, ridge, center, mask), {"ridge": ridge}
 
 
-def _gradient(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None, progress: bool = False):
+@method("gradient", steps=STEPS, lr=RATE, top_k=COUNT_OR_ALL, progress=SWITCH)
+def gradient_method(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None, progress: bool = False):
+    """The paper's search, which ends at its last step."""
     relative, mask = move.masked(top_k)
     return gradient_search(relative, move.table, move.target.given_embeddings, steps=steps, lr=lr, mask=mask,
                            normalize_in_loss=move.normalize == "affine-in-loss", seed=move.seed, progress=progress), {}
 
 
-def _weighted_sum(move: Move, top_k: int | None = None):
+@method("linear", ridge=RIDGE)
+def linear_method(move: Move, ridge: float | str = "auto"):
+    """Ridge regression from the source's anchors to the target's."""
+    found, ridges = zip(*(maps.ridge_map(x, move.table, ridge, move.seed) for x in move.tables), strict=True)
+    return move.through(found), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
+
+
+@method("procrustes", whiten=SWITCH)
+def procrustes_method(move: Move, whiten: bool = False):
+    """The orthogonal map from the source's anchors to the target's."""
+    return move.through([maps.procrustes_map(x, move.table, whiten) for x in move.tables]), {}
+
+
+@method("projector", hidden=COUNT, epochs=COUNT, lr=RATE)
+def projector_method(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3):
+    """A perceptron from the source's anchors to the target's."""
+    found, records = zip(*(maps.projector(x, move.table, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
+                           for x in move.tables), strict=True)
+    return move.through(found), {"trained": list(records)}
+
+
+@method("weighted-sum", top_k=COUNT_OR_ALL)
+def weighted_sum_method(move: Move, top_k: int | None = None):
+    """The target's anchors, weighted by the source's cosines."""
     relative, _ = move.masked(top_k)
-    return baselines.weighted_sum(relative, move.table), {}
+    return maps.weighted_sum(relative, move.table), {}
 
 
-def _linear(move: Move, ridge: float | str = "auto"):
-    maps, ridges = zip(*(baselines.ridge_map(x, move.table, ridge, move.seed) for x in move.tables), strict=True)
-    return move.through(maps), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
+@method("discretize", normalize="none")
+def discretize_method(move: Move):
+    """The anchor nearest to each vector, in the target."""
+    return maps.nearest_anchors(move.relative, move.table), {}
 
 
-def _procrustes(move: Move, whiten: bool = False):
-    return move.through([baselines.procrustes_map(x, move.table, whiten) for x in move.tables]), {}
+@method("copy", normalize="none")
+def copy_method(move: Move):
+    """The source's vectors as they are."""
+    if len(move.sources) > 1:
+        raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
+                                  "of different LMs cannot be averaged as they are; use another method")
+    return maps.copy_vectors(move.vectors[0], move.sources[0], move.target), {}
 
 
-def _projector(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3):
-    maps, records = zip(*(baselines.projector(x, move.table, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
-                          for x in move.tables), strict=True)
-    return move.through(maps), {"trained": list(records)}
-
-
-def _discretize(move: Move):
-    return baselines.nearest_anchors(move.relative, move.table), {}
-
-
-def _mixture(move: Move, num_words: int | None = None):
-    if not all(mixture for row in move.mixtures for mixture in row):
-        raise PromptMismatchError("method 'mixture' moves prompts that are made of words, but some of these have free "
-                                  "vectors; tune them with parameterization='mixture', or use another method")
+@method("mixture", normalize="none", needs_mixtures=True, num_words=COUNT_OR_ALL)
+def mixture_method(move: Move, num_words: int | None = None):
+    """The same words with the same weights, in the target's embeddings; of each vector the ``num_words`` heaviest."""
     return torch.stack([sum(w * mixture.truncated(num_words).on(move.target)
                             for w, mixture in zip(move.weights, row, strict=True)) for row in move.mixtures]), {}
 
 
-def _copy(move: Move):
-    if len(move.sources) > 1:
-        raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
-                                  "of different LMs cannot be averaged as they are; use another method")
-    return baselines.copy_vectors(move.vectors[0], move.sources[0], move.target), {}
-
-
-def _random(move: Move):
-    return baselines.draw_random(move.salts, move.vectors[0].shape[1], move.target, move.seed), {}
-
-
-METHODS = {"closed-form": _closed_form, "gradient": _gradient, "linear": _linear, "procrustes": _procrustes,
-           "projector": _projector, "weighted-sum": _weighted_sum, "discretize": _discretize, "copy": _copy,
-           "mixture": _mixture, "random": _random}
-UNSCALED = ("discretize", "mixture", "copy", "random")  # have the scale of an embedding already: not normalised
-
-
-# What each option may be, in words and as a test.
-OPTIONS = {
-    **dict.fromkeys(("hidden", "epochs"), ("a whole number above 0", lambda v: isinstance(v, Integral) and v >= 1)),
-    "ridge": ("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and 0 <= v < math.inf)),
-    "lr": ("a number above 0", lambda v: isinstance(v, Real) and 0 < v < math.inf),
-    "steps": ("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0),
-    **dict.fromkeys(("top_k", "num_words"), ("None or a whole number of at least 1",
-                                             lambda v: v is None or (isinstance(v, Integral) and v >= 1))),
-    **dict.fromkeys(("center", "whiten", "progress"), ("True or False", lambda v: isinstance(v, bool))),
-}
-
-
-def check_method(method: str, normalize: str, given: dict) -> dict:
-    """All options of the method, with its defaults filled in.
-
-    Raises:
-        PromptTransferError: an unknown method, option or normalisation, or a value that it cannot have.
-    """
-    if method not in METHODS:
-        raise PromptTransferError(f"method={method!r}; expected 'auto' or one of {', '.join(METHODS)}")
-    if normalize not in NORMALIZATIONS:
-        raise PromptTransferError(f"normalize={normalize!r}; expected 'auto' or one of {', '.join(NORMALIZATIONS)}")
-    if normalize == "affine-in-loss" and method != "gradient":
-        raise PromptTransferError(f"normalize='affine-in-loss' with method={method!r}; only 'gradient' has a loss "
-                                  "to normalise in; use normalize='affine'")
-    known = {name: p.default for name, p in inspect.signature(METHODS[method]).parameters.items() if name != "move"}
-    if unknown := given.keys() - known.keys():
-        raise PromptTransferError(f"method {method!r} has no option {', '.join(sorted(unknown))}; it has "
-                                  f"{', '.join(known) or 'none'}")
-    for name, value in given.items():
-        words, holds = OPTIONS[name]
-        if not holds(value):
-            raise PromptTransferError(f"{name}={value!r}; expected {words}")
-    return known | given
+@method("random", normalize="none")
+def random_method(move: Move):
+    """Random vectors on the scale of the target's embeddings."""
+    return maps.draw_random(move.salts, move.vectors[0].shape[1], move.target, move.seed), {}
