@@ -46,10 +46,10 @@ test: $(INSTALLED)
 	        $$n runs/test/$$(basename $$n) || exit 1; done
 	TQDM_DISABLE=1 $(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 runs/test
 
-# Run every notebook in place, so that the outputs that readers browse are those of today's code and models.
+# Run every notebook in place, so that the outputs that readers browse are those of today's code and models. Prompts that
+# several of them need are tuned once.
 notebooks: $(INSTALLED)
-	for n in $(NOTEBOOKS); do TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
-	    --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$n || exit 1; done
+	TQDM_DISABLE=1 PTLIB_STORE=$(CURDIR)/runs/prompts $(BIN)/python -m ptlib.lab.execute $(NOTEBOOKS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

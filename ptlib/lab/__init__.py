@@ -1,1 +1,30 @@
-"""What notebooks share: studies over many models and tasks, figures, tables, widgets."""
+"""What notebooks share: studies over many models and tasks, figures, tables. ``ptlib.lab.widgets`` has the explorer."""
+
+import torch
+import transformers
+
+from .. import __version__
+from ..parameters import listed
+from ..progress import progress_bar
+from .plots import (
+    LINES,
+    difference_points,
+    score_bars,
+    score_heatmap,
+    score_lines,
+    use_style,
+    word_picture,
+)
+from .studies import Study, load_study
+from .tables import in_brackets, percent, save_table, say
+
+__all__ = [
+    "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "percent", "progress_bar",
+    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "use_style", "word_picture",
+]
+
+
+def begin() -> None:
+    """The first line of a notebook: the look of its figures, and the versions that made its numbers."""
+    use_style()
+    print(f"ptlib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}")

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from ..prompts.mixtures import Mixture
 
-__all__ = ["score_bars", "score_heatmap", "score_lines", "use_style", "word_picture"]
+__all__ = ["LINES", "difference_points", "score_bars", "score_heatmap", "score_lines", "use_style", "word_picture"]
 
 LIGHT_TO_DARK = "crest"
 LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v"),
@@ -47,6 +47,26 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
            xlabel="mean P@1 over relations, % (95 % interval)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    return ax
+
+
+def difference_points(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """One point a row of ``summarize(..., versus=...)``'s table: the paired difference with its 95 % interval.
+
+    Args:
+        summary: the index labels the points, from top to bottom.
+        xlabel: what the difference is from, in points of the metric.
+        title: what is compared, on what.
+        ax: drawn into; a new one if None.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 0.8 + 0.26 * len(summary)))
+    shown = 100 * summary[["difference", "difference_low", "difference_high"]]
+    ax.errorbar(shown["difference"], range(len(shown)), fmt="o", color="0.1", capsize=3,
+                xerr=[shown["difference"] - shown["difference_low"], shown["difference_high"] - shown["difference"]])
+    ax.axvline(0, color="0.4", lw=1, ls="--")
+    ax.set(yticks=range(len(shown)), yticklabels=[_label(label) for label in shown.index], xlabel=xlabel, title=title)
+    ax.invert_yaxis()
     return ax
 
 

@@ -23,7 +23,7 @@ import yaml
 from ..errors import SweepError
 from .inputs import Inputs
 
-__all__ = ["OUT", "Notebook", "Parameter", "expand", "read_grid", "read_notebook", "run_name"]
+__all__ = ["OUT", "Notebook", "Parameter", "digest_of", "expand", "read_grid", "read_notebook", "run_name"]
 
 OUT = "out"  # the parameter that a sweep sets itself: the folder of the run
 SECTIONS = ("cross", "zip", "rows", "exclude")
@@ -69,7 +69,7 @@ def read_notebook(path: str | Path) -> Notebook:
     """
     path = Path(path)
     try:
-        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        content = nbformat.read(path, as_version=4)
         inspected = papermill.inspect_notebook(str(path))
     except Exception as error:  # of a broken notebook nbformat and papermill raise a dozen kinds
         raise SweepError(f"{path} cannot be read ({_told(error)}); expected a notebook") from None
@@ -78,7 +78,13 @@ def read_notebook(path: str | Path) -> Notebook:
                          "'seed: int = 0' for each")
     parameters = {name: _parameter(about["inferred_type_name"], about["default"])
                   for name, about in inspected.items()}
-    return Notebook(path, hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16], parameters)
+    return Notebook(path, digest_of(content), parameters)
+
+
+def digest_of(notebook: nbformat.NotebookNode) -> str:
+    """Hash of a notebook's code."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 
 def _parameter(annotation: str, source: str) -> Parameter:

@@ -1,0 +1,82 @@
+"""Run notebooks in place, as ``make notebooks`` does: ``python -m ptlib.lab.execute notebooks/*.ipynb``.
+
+An executed notebook carries two digests in its metadata, of its own code and of ptlib's: they tell whether its outputs
+are those of the code that stands there.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+import ptlib
+
+from ..files import content_digest, replacing
+from ..sweep.grids import digest_of
+
+__all__ = ["execute", "is_edited", "is_of_other_source", "source_digest"]
+
+STAMP = "ptlib"  # the key in a notebook's metadata
+
+
+def execute(path: str | Path) -> None:
+    """Run a notebook in its own folder and write it back whole, with its digests; on an error nothing is written."""
+    path = Path(path)
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, store_widget_state=False,
+                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata[STAMP] = {"code": digest_of(notebook), "source": source_digest()}
+    with replacing(path) as partial:
+        nbformat.write(notebook, partial)
+
+
+def is_edited(path: str | Path) -> bool:
+    """Whether the notebook's code is another than the one that made its outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    return STAMP not in notebook.metadata or notebook.metadata[STAMP]["code"] != digest_of(notebook)
+
+
+def is_of_other_source(path: str | Path) -> bool:
+    """Whether ptlib is another than the one that made the notebook's outputs."""
+    stamp = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
+    return stamp.get("source") != source_digest()
+
+
+@cache
+def source_digest() -> str:
+    """Of what ptlib does: its code without comments, docstrings and layout, and the files of its zoo."""
+    root = Path(ptlib.__file__).parent
+    about = [(path.relative_to(root).as_posix(), meaning(path)) for path in sorted(root.rglob("*.py"))]
+    about += [(path.relative_to(root).as_posix(), content_digest(path))
+              for path in sorted(root.glob("zoo/[fm]*/**/*")) if path.is_file()]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def meaning(path: Path) -> str:
+    """A module's code, as Python sees it, without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def main(paths: Sequence[str]) -> None:
+    for path in paths:
+        began = time.monotonic()
+        execute(path)
+        print(f"{path}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

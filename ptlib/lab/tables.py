@@ -1,0 +1,48 @@
+"""Tables as people read them: in per cent, with intervals; and text that is made of a run's own numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+
+__all__ = ["in_brackets", "percent", "save_table", "say"]
+
+SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
+          "difference_high")
+
+
+def percent(summary: pd.DataFrame, also: Sequence[str] = (), digits: int = 1) -> pd.DataFrame:
+    """The means, intervals and differences of a table such as ``summarize``'s, in per cent.
+
+    Args:
+        also: other columns to show beside them, as they are.
+    """
+    columns = [name for name in SHARES if name in summary]
+    return (100 * summary[columns]).astype(float).round(digits).join(summary[list(also)])
+
+
+def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) -> pd.Series:
+    """A mean in per cent with its interval, as text: ``"35.2 [31.0, 39.1]"``.
+
+    Args:
+        name: ``"relation"``, ``"pooled"`` or ``"difference"``: which mean.
+    """
+    mean = {"relation": "relation_mean"}.get(name, name)
+    columns = [mean, f"{name}_low", f"{name}_high"]
+    return (100 * summary[columns]).apply(lambda row: "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits), axis=1)
+
+
+def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Write a table to ``table.csv`` in the folder ``out``, its index called ``names``; nothing if that is None."""
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        table.rename_axis(list(names)).to_csv(Path(out) / "table.csv")
+
+
+def say(text: str) -> Markdown:
+    """Show text, an f-string of this run's values, as the Markdown that it is."""
+    return Markdown(textwrap.dedent(text).strip())
