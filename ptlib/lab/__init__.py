@@ -15,12 +15,13 @@ from .plots import (
     use_style,
     word_picture,
 )
-from .studies import Study, load_study
-from .tables import in_brackets, percent, save_table, say
+from .studies import Study, load_study, target_passes
+from .tables import in_brackets, percent, save_table, say, wins, with_share
 
 __all__ = [
     "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "percent", "progress_bar",
-    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "use_style", "word_picture",
+    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style", "wins",
+    "with_share", "word_picture",
 ]
 
 

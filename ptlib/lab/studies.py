@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
+import pandas as pd
+
 from ..errors import PromptTransferError
 from ..evaluation.evaluations import Evaluation, evaluate_majority, evaluate_many
 from ..evaluation.summaries import relation_mean
@@ -21,8 +23,10 @@ from ..prompts.prompt import Prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
 from ..tasks.task import Task
+from ..tuning.refinement import refine_many
+from ..tuning.tuning import starting_prompt
 
-__all__ = ["Prompts", "Scores", "Study", "load_study"]
+__all__ = ["Prompts", "Scores", "Study", "load_study", "target_passes"]
 
 Prompts = Mapping[Hashable, Prompt]  # mostly {(seed, task.name): prompt}
 Scores = dict[Hashable, Evaluation]  # with the keys of the prompts
@@ -35,20 +39,24 @@ class Study:
     Attributes:
         lms: {name: LM}.
         tasks: the relations.
-        words: the candidates of every evaluation, which all LMs have as one token.
+        words: the candidates of every evaluation, which all LMs have as one token; None for tasks with label words,
+            which are the candidates then.
         seeds: of the tuning.
     """
 
     lms: dict[str, LanguageModel]
     tasks: list[Task]
-    words: tuple[str, ...]
+    words: tuple[str, ...] | None
     seeds: range
 
     def __repr__(self) -> str:
         facts = [example for task in self.tasks for example in task.test]
+        sizes = [f"{self.short[name]}: {lm.vocab_size} x {lm.dim}, {lm.kind}" for name, lm in self.lms.items()]
+        if self.words is None:
+            return "\n".join([*sizes, f"{len(self.tasks)} tasks with label words, {len(facts)} test examples; "
+                              f"{len(self.seeds)} tuning seeds"])
         known = set(self.words)
         dropped = sum(example.object not in known for example in facts)
-        sizes = [f"{self.short[name]}: {lm.vocab_size} x {lm.dim}, {lm.kind}" for name, lm in self.lms.items()]
         return "\n".join([*sizes, f"{len(self.tasks)} relations, {len(facts)} test facts, {len(self.words)} candidate "
                           f"words, {dropped} test facts with another object dropped; {len(self.seeds)} tuning seeds"])
 
@@ -72,9 +80,14 @@ class Study:
                 for family in dict.fromkeys(self.family.values())}
 
     @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs (source, target) of two different LMs."""
+        return list(permutations(self.lms, 2))
+
+    @cached_property
     def across(self) -> list[tuple[str, str]]:
         """Pairs (source, target) of different families."""
-        return [(a, b) for a, b in permutations(self.lms, 2) if self.family[a] != self.family[b]]
+        return [(a, b) for a, b in self.pairs if self.family[a] != self.family[b]]
 
     def kinship(self, source: str, target: str) -> str:
         """``"itself"``, or whether the families are the ``"same"`` or ``"different"``."""
@@ -108,7 +121,35 @@ class Study:
         sources = self.lms[source] if isinstance(source, str) else [self.lms[name] for name in source]
         return transfer_many(prompts, source=sources, target=self.lms[target], **options)
 
+    def carry(self, prompts: Prompts, target: str) -> dict[Hashable, Prompt]:
+        """Mixtures of words as they are on another LM: those of several sources have no one source to ``move`` from."""
+        return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
+
+    def distill(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
+                inputs: Mapping[str, Sequence[str]] | None, **options) -> dict[Hashable, Prompt]:
+        """``refine_many`` without labels: on the target, prompts learn the answers that the source gives.
+
+        Args:
+            prompts: on the target, where they start.
+            teachers: the source's own prompts, with the keys of ``prompts``.
+            inputs: {task.name: what both LMs read}, such as ``subjects``; if None, plain words.
+            options: of ``refine_many``.
+        """
+        read = None if inputs is None else {key: inputs[prompt.task] for key, prompt in prompts.items()}
+        return refine_many(prompts, self.lms[target], source=self.lms[source], teacher=teachers, inputs=read,
+                           **{"progress": False} | options)
+
     # --- what to compare with ---
+
+    def untuned(self, name: str, init: str, **options) -> dict[tuple[int, str], Prompt]:
+        """{(seed, task.name): where tuning on the LM would start}.
+
+        Args:
+            init: ``"random"`` vectors, or the words of the ``"manual"`` template.
+            options: of ``starting_prompt``.
+        """
+        return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **options)
+                for seed in self.seeds for task in self.tasks}
 
     def direct(self, *tuned: Mapping[str, Prompts]) -> dict[str, Scores]:
         """{name: the evaluations of the prompts that do best there}: the ceiling, which uses labels of the target."""
@@ -125,6 +166,25 @@ class Study:
     def majority(self) -> Scores:
         """{task.name: the evaluation of the most frequent object}, the same for every LM."""
         return {task.name: evaluate_majority(task, self.words) for task in self.tasks}
+
+    # --- tables ---
+
+    def grid(self, scores: pd.Series) -> pd.DataFrame:
+        """A score a pair as a table of sources (rows) and targets (columns), by their short names, in the LMs' order.
+
+        Args:
+            scores: its index holds the pairs (source, target).
+        """
+        order = list(self.short.values())
+        table = scores.unstack().rename(index=self.short, columns=self.short)
+        return table.reindex(index=order, columns=order)
+
+
+def target_passes(prompts: Prompts) -> float:
+    """What refinement or tuning has cost the LM that prompts are for: sequences read forward and sequences gone back
+    through, added up, the mean over prompts; 0 for prompts that were only moved."""
+    records = [prompt.history for prompt in prompts.values()]
+    return sum(getattr(record, "forwards", 0) + getattr(record, "backwards", 0) for record in records) / len(records)
 
 
 def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None, relations: str | None = None, *,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
 
-__all__ = ["in_brackets", "percent", "save_table", "say"]
+from ..evaluation.summaries import Evaluations, per_relation
+
+__all__ = ["in_brackets", "percent", "save_table", "say", "wins", "with_share"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -34,6 +36,30 @@ def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) 
     mean = {"relation": "relation_mean"}.get(name, name)
     columns = [mean, f"{name}_low", f"{name}_high"]
     return (100 * summary[columns]).apply(lambda row: "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits), axis=1)
+
+
+def with_share(summary: pd.DataFrame, of: Hashable = "direct tuning") -> pd.DataFrame:
+    """``summarize``'s table with a column ``share of direct``: each mean over relations, as a share of one row's."""
+    return summary.assign(**{"share of direct": summary["relation_mean"] / summary.loc[of, "relation_mean"]})
+
+
+def wins(cases: Mapping[Hashable, Mapping[tuple, Evaluations]], over: Mapping[str, Evaluations]) -> pd.DataFrame:
+    """How often prompts do better on an LM than other prompts there, such as its manual templates.
+
+    Args:
+        cases: {label: {(source, target): evaluations}}.
+        over: {target: evaluations} of the others.
+
+    Returns:
+        A row a label: in how many of its ``cases``, which are its pairs times the relations (each the mean over seeds),
+        it is ``better``, and in how many ``equal``, as shares.
+    """
+    others, rows = per_relation(over, ["target"]), {}
+    for label, found in cases.items():
+        both = per_relation(found, ["source", "target"]).merge(others, on=["target", "relation"])
+        gaps = both["p_at_1_x"] - both["p_at_1_y"]
+        rows[label] = {"better": (gaps > 0).mean(), "equal": (gaps == 0).mean(), "cases": len(gaps)}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:
