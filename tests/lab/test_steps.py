@@ -1,0 +1,74 @@
+"""What notebooks share for steps from no compute to direct tuning: costs, comparisons, and label-free distillation."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import ptlib
+from ptlib import lab
+
+A, B = "zoo/bert-mini", "zoo/roberta-mini"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return lab.load_study(f"{A},{B}", relations="P36,P19", num_seeds=2)
+
+
+@pytest.fixture(scope="module")
+def tuned(study):
+    return study.tuned(epochs=1)
+
+
+def test_distillation_is_that_of_each_pair(study, tuned):
+    moved = study.move(tuned[A], A, B)
+    found = study.distill(moved, tuned[A], A, B, study.subjects, epochs=1)
+    [key] = [key for key in moved if key == (1, "zoo/P19")]
+    alone = ptlib.refine_many({key: moved[key]}, study.lms[B], source=study.lms[A], teacher=tuned[A],
+                              inputs={key: study.subjects["zoo/P19"]}, epochs=1, progress=False)
+    torch.testing.assert_close(found[key].vectors, alone[key].vectors, atol=1e-4, rtol=1e-3)
+    assert found.keys() == moved.keys()
+    assert lab.target_passes(moved) == 0
+    costs = [prompt.history.forwards + prompt.history.backwards for prompt in found.values()]
+    assert lab.target_passes(found) == sum(costs) / len(costs) > 0
+
+
+def test_starting_points_have_every_seed_and_task(study):
+    found = study.untuned(A, "random", num_vectors=3)
+    assert list(found) == [(seed, task.name) for seed in study.seeds for task in study.tasks]
+    assert len({prompt.vectors.sum().item() for prompt in found.values()}) == len(found)
+    words = study.untuned(A, "manual")
+    assert torch.equal(words[0, "zoo/P36"].vectors, words[1, "zoo/P36"].vectors)
+
+
+def test_wins_are_counted_over_pairs_and_relations(study, tuned):
+    direct, manual = study.direct(tuned), study.manual()
+    cases = {(a, b): study.score(b, study.move(tuned[a], a, b)) for a, b in study.pairs}
+    found = lab.wins({"moved": cases, "itself": {("", b): scores for b, scores in manual.items()}}, manual)
+    better = []
+    for (_, b), scores in cases.items():
+        for task in study.tasks:
+            own = [one.p_at_1 for (_, name), one in scores.items() if name == task.name]
+            better.append(sum(own) / len(own) > manual[b][task.name].p_at_1)
+    assert found.loc["moved", "better"] == sum(better) / len(better)
+    assert found.loc["moved", "cases"] == len(better) == 4
+    assert found.loc["itself", "equal"] == 1
+    summary = lab.with_share(ptlib.summarize({"direct tuning": direct, "moved": cases}))
+    assert summary.loc["direct tuning", "share of direct"] == 1
+
+
+def test_a_grid_has_sources_in_rows_and_leaves_gaps(study):
+    grid = study.grid(pd.Series({(A, B): 0.25, (B, A): 0.5}))
+    assert grid.loc["bert-mini", "roberta-mini"] == 0.25
+    assert grid.loc["roberta-mini", "bert-mini"] == 0.5
+    assert grid.isna().sum().sum() == 2
+
+
+def test_tasks_with_label_words_rank_these(study):
+    labels = replace(study, tasks=ptlib.load_tasks("zoo", None, "topic"), words=None)
+    [scores] = labels.manual()[A].values()
+    assert scores.num_candidates == len(labels.tasks[0].label_words)
+    assert labels.majority()["zoo/topic"].num_candidates == 4
+    assert "1 tasks with label words" in repr(labels)
