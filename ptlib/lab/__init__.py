@@ -17,12 +17,12 @@ from .plots import (
     word_picture,
 )
 from .studies import Study, load_study, mean_fit
-from .tables import in_brackets, percent, save_table, say
+from .tables import by_seed, in_brackets, percent, save_table, say
 
 __all__ = [
-    "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "mean_fit", "percent",
-    "progress_bar", "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines", "use_style",
-    "word_picture",
+    "LINES", "Study", "begin", "by_seed", "difference_points", "in_brackets", "listed", "load_study", "mean_fit",
+    "percent", "progress_bar", "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines",
+    "use_style", "word_picture",
 ]
 
 
