@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-__all__ = ["in_brackets", "percent", "save_table", "say"]
+from ..evaluation.summaries import Evaluations, per_evaluation
+
+__all__ = ["by_seed", "in_brackets", "percent", "save_table", "say"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -34,6 +36,17 @@ def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) 
     mean = {"relation": "relation_mean"}.get(name, name)
     columns = [mean, f"{name}_low", f"{name}_high"]
     return (100 * summary[columns]).apply(lambda row: "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits), axis=1)
+
+
+def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
+    """Mean P@1 in per cent by the seed of the tuning (rows): what the intervals over relations leave out.
+
+    Args:
+        evaluations: {label: evaluations}, nested as for ``summarize``, of tuned prompts; the labels are the columns.
+    """
+    scores = per_evaluation(evaluations, ["label"])
+    means = scores.groupby(["seed", "label"])["p_at_1"].mean().unstack()
+    return (100 * means[scores["label"].unique()]).round(digits).rename_axis(columns=None)
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:
