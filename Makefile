@@ -33,6 +33,7 @@ endef
 # What takes long is marked slow in tests/; CI runs all of it.
 check: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/pytest -m "not slow"
 
 # The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.

@@ -15,8 +15,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
 from ptlib import ModelLoadError, load_lm
+from ptlib.models.formats import without_bars
 from ptlib.models.lm import LanguageModel
-from ptlib.models.loading import without_bars
 from ptlib.prompts.templates import Layout, Template, batches
 
 MAPPINGS = {"masked": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,

@@ -4,6 +4,7 @@ import torch
 import transformers
 
 from .. import __version__
+from ..evaluation.correlation import rank_correlation
 from ..parameters import listed
 from ..progress import progress_bar
 from .plots import (
@@ -15,13 +16,13 @@ from .plots import (
     use_style,
     word_picture,
 )
-from .studies import Study, load_study, target_passes
-from .tables import in_brackets, percent, save_table, say, wins, with_share
+from .studies import Study, load_study, mean_fit, target_passes
+from .tables import by_seed, in_brackets, percent, save_table, say, wins, with_share
 
 __all__ = [
-    "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "percent", "progress_bar",
-    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style", "wins",
-    "with_share", "word_picture",
+    "LINES", "Study", "begin", "by_seed", "difference_points", "in_brackets", "listed", "load_study", "mean_fit",
+    "percent", "progress_bar", "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines",
+    "target_passes", "use_style", "wins", "with_share", "word_picture",
 ]
 
 

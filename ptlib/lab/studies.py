@@ -22,11 +22,11 @@ from ..progress import progress_bar
 from ..prompts.prompt import Prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
-from ..tasks.task import Task
+from ..tasks.task import Example, Task
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
 
-__all__ = ["Prompts", "Scores", "Study", "load_study", "target_passes"]
+__all__ = ["Prompts", "Scores", "Study", "load_study", "mean_fit", "target_passes"]
 
 Prompts = Mapping[Hashable, Prompt]  # mostly {(seed, task.name): prompt}
 Scores = dict[Hashable, Evaluation]  # with the keys of the prompts
@@ -50,15 +50,23 @@ class Study:
     seeds: range
 
     def __repr__(self) -> str:
-        facts = [example for task in self.tasks for example in task.test]
-        sizes = [f"{self.short[name]}: {lm.vocab_size} x {lm.dim}, {lm.kind}" for name, lm in self.lms.items()]
+        facts = sum(len(task.test) for task in self.tasks)
+        lines = [f"{self.short[name]}: {lm.vocab_size} x {lm.dim}, {lm.kind}" for name, lm in self.lms.items()]
         if self.words is None:
-            return "\n".join([*sizes, f"{len(self.tasks)} tasks with label words, {len(facts)} test examples; "
-                              f"{len(self.seeds)} tuning seeds"])
+            lines.append(f"{len(self.tasks)} tasks with label words, {facts} test examples; "
+                         f"{len(self.seeds)} tuning seeds")
+        else:
+            lines.append(f"{len(self.tasks)} relations, {facts} test facts, {len(self.words)} candidate words, "
+                         f"{len(self.dropped)} test facts with another object dropped; {len(self.seeds)} tuning seeds")
+        return "\n".join(lines)
+
+    @cached_property
+    def dropped(self) -> list[Example]:
+        """The test facts whose object is no candidate: no evaluation counts them."""
+        if self.words is None:
+            return []
         known = set(self.words)
-        dropped = sum(example.object not in known for example in facts)
-        return "\n".join([*sizes, f"{len(self.tasks)} relations, {len(facts)} test facts, {len(self.words)} candidate "
-                          f"words, {dropped} test facts with another object dropped; {len(self.seeds)} tuning seeds"])
+        return [example for task in self.tasks for example in task.test if example.object not in known]
 
     # --- which models ---
 
@@ -210,3 +218,8 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
     lms = {name: lms[name] for name in sorted(lms, key=lambda name: name != first)}
     chosen = load_tasks(tasks, root, relations)[::1 if relations else every]
     return Study(lms, chosen, shared_anchors(*lms.values()).words, range(seed, seed + num_seeds))
+
+
+def mean_fit(moved: Mapping[Hashable, Prompt]) -> float:
+    """The mean ``history.fit`` of moved prompts: √R² on held-out anchors, which needs no label."""
+    return sum(prompt.history.fit for prompt in moved.values()) / len(moved)

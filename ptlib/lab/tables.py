@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
-from ..evaluation.summaries import Evaluations, per_relation
+from ..evaluation.summaries import Evaluations, per_evaluation, per_relation
 
-__all__ = ["in_brackets", "percent", "save_table", "say", "wins", "with_share"]
+__all__ = ["by_seed", "in_brackets", "percent", "save_table", "say", "wins", "with_share"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -60,6 +60,17 @@ def wins(cases: Mapping[Hashable, Mapping[tuple, Evaluations]], over: Mapping[st
         gaps = both["p_at_1_x"] - both["p_at_1_y"]
         rows[label] = {"better": (gaps > 0).mean(), "equal": (gaps == 0).mean(), "cases": len(gaps)}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
+    """Mean P@1 in per cent by the seed of the tuning (rows): what the intervals over relations leave out.
+
+    Args:
+        evaluations: {label: evaluations}, nested as for ``summarize``, of tuned prompts; the labels are the columns.
+    """
+    scores = per_evaluation(evaluations, ["label"])
+    means = scores.groupby(["seed", "label"])["p_at_1"].mean().unstack()
+    return (100 * means[scores["label"].unique()]).round(digits).rename_axis(columns=None)
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:

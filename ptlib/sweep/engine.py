@@ -8,10 +8,12 @@ scheduler, whatever works for it, as long as it sees the same folders and Python
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -31,10 +33,11 @@ from ..files import replacing
 from ..progress import progress_bar
 from .grids import OUT, Notebook, expand, read_grid, read_notebook, run_name
 from .inputs import Inputs, code_on_disk
-from .runs import Outcome, Sweep, finished, run_one
+from .report import read_results
+from .runs import ERROR, Outcome, Sweep, finished, run_one
 from .store import STORE
 
-__all__ = ["Report", "prepare", "run_sweep"]
+__all__ = ["Report", "main", "prepare", "run_sweep"]
 
 GPU = "GPU"  # the resource of which a worker with a GPU has one
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -226,3 +229,46 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0, 1 if runs failed, 2 if the sweep could not start or go on, 130 if it was interrupted."""
+    parser = argparse.ArgumentParser("python -m ptlib.sweep", description="Run a notebook over a grid of parameters.")
+    parser.add_argument("notebook", nargs="?", help="a notebook with a parameters cell")
+    parser.add_argument("--grid", help="YAML file with cross, zip, rows, exclude")
+    parser.add_argument("--out", help="folder of the sweep, such as runs/NAME")
+    parser.add_argument("--scheduler", default="local", help="local, or the address of a Dask scheduler")
+    parser.add_argument("--workers", type=int, help="local processes; by default one a GPU or a core")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="skip what is finished (the default)")
+    again.add_argument("--fresh", action="store_true", help="run again what is finished")
+    parser.add_argument("--collect", metavar="RUNS", help="write one table of all finished runs in this folder")
+    options = parser.parse_args(arguments)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is a SweepError
+    try:
+        if options.collect:
+            results = read_results(options.collect)
+            results.save(options.collect)
+            print(f"{len(results.runs)} runs: {Path(options.collect) / 'table.parquet'} and table.csv; "
+                  f"{len(results.superseded)} older ones of the same parameters left out")
+            return 0
+        if not (options.notebook and options.grid and options.out):
+            parser.error("expected a notebook, --grid and --out; or --collect")
+        report = run_sweep(options.notebook, options.grid, options.out, scheduler=options.scheduler,
+                       workers=options.workers, fresh=options.fresh)
+    except SweepError as error:
+        print(f"ptlib.sweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ptlib.sweep: stopped; what is done is kept in {options.out}: the same call goes on from there",
+              file=sys.stderr)
+        return 130
+    print(f"{len(report.done)} runs done, {len(report.skipped)} were done before, {len(report.failed)} failed")
+    for name, error in list(report.failed.items())[:5]:
+        print(f"  {Path(options.out) / name / ERROR}: {error}")
+    if len(report.failed) > 5:
+        print(f"  and {len(report.failed) - 5} more: those folders in {options.out} with {ERROR}")
+    return 1 if report.failed else 0

@@ -13,13 +13,12 @@ import pandas as pd
 
 from ..errors import TaskError
 from ..parameters import listed
-from .formats import (
+from .layouts import (
     SPLITS,
     Row,
     find_task,
     lama_template,
     list_files,
-    read_lines,
     read_rows,
     read_verbalizer,
     relation_of,
@@ -27,7 +26,7 @@ from .formats import (
 from .task import Example, Task, hashed_order, split_by_subject
 
 __all__ = ["LABEL_WORDS", "ZOO_FACTS", "Example", "Task", "labelled_texts", "list_tasks", "load_task", "load_tasks",
-           "read_fact_tables", "read_lines", "read_table", "split_by_subject", "task_from_rows"]
+           "read_fact_tables", "read_table", "split_by_subject", "task_from_rows"]
 
 ZOO_FACTS = Path(__file__).parents[1] / "zoo" / "facts"
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
@@ -194,7 +193,7 @@ def load_task(name: str, root: str | Path | None = None, *, template: str | None
             folder with files named train, dev (or validation) and test. Files are JSON lines, CSV or TSV; their
             columns are ``sub_label`` and ``obj_label``, or ``text`` (else ``sentence``) and ``label``, and ``split``
             (train, dev or test) where no file name says it.
-        root: the folder that holds the layout, ``lama/TREx`` or just ``TREx``, say; see ``formats.LAYOUTS``.
+        root: the folder that holds the layout, ``lama/TREx`` or just ``TREx``, say; see ``layouts.LAYOUTS``.
         template: the manual template; by default that of ``NAME.verbalizer.json``, else of a LAMA ``relations.jsonl``
             near the file, else the zoo's, both by the file's name (``P36``).
         label_words: makes it a classification task: {label: word}, or the words of the classes 0, 1, … in order. By

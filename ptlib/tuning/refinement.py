@@ -15,7 +15,7 @@ from ..prompts.history import Refined
 from ..prompts.prompt import Prompt, common_template, salted_generator
 from ..prompts.templates import Template
 from ..tasks.task import Example
-from .training import Data, FreeVectors, Run, train
+from .training import Data, FreeVectors, Trainee, train
 from .tuning import labelled
 
 __all__ = ["refine", "refine_many"]
@@ -76,14 +76,14 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
     template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     words = shared_anchors(*sources, lm).words if sources else ()
-    runs, read, dropped = {}, dict.fromkeys(prompts, 0), {}
+    trainees, read, dropped = {}, dict.fromkeys(prompts, 0), {}
     for name, prompt in prompts.items():
-        draw = salted_generator(seed, f"{mode} {prompt.task}")
+        generator = salted_generator(seed, f"{mode} {prompt.task}")
         if mode == "distill":
             teachers = [teacher[name]] if isinstance(teacher[name], Prompt) else list(teacher[name])
-            order = torch.randperm(len(words), generator=draw)[:PLAIN_WORDS].tolist()
+            order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
-            learnt, judged = _taught(lm, template, subjects, sources, teachers, words, draw)
+            learnt, judged = _taught(lm, template, subjects, sources, teachers, words, generator)
             read[name] = len(subjects) * len(sources)
         else:
             [learnt], dropped[name] = labelled([lm], template, examples[name])
@@ -91,23 +91,23 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
             if not learnt.layouts:
                 raise TaskError(f"{name!r} has {len(examples[name])} examples, none with an object that is one token "
                                 f"of {lm.name}; expected some")
-        runs[name] = Run(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], draw)
+        trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
     settings = {"epochs": EPOCHS[mode] if epochs is None else epochs, "lr": lr}
-    train([lm], list(runs.values()), tables=[None], **settings, noise=0.0, progress=progress,
-          desc=f"refining {len(runs)} prompts on {lm.name}")
+    train([lm], list(trainees.values()), tables=[None], **settings, noise=0.0, progress=progress,
+          desc=f"refining {len(trainees)} prompts on {lm.name}")
     refined = {}
-    for name, run in runs.items():
+    for name, trainee in trainees.items():
         record = Refined(mode, **settings, seed=seed, sources=tuple(one.name for one in sources),
-                         train=len(run.train[0].layouts), forwards=run.forwards, backwards=run.backwards,
+                         train=len(trainee.train[0].layouts), forwards=trainee.forwards, backwards=trainee.backwards,
                          source_forwards=read[name], dropped={"examples": dropped.get(name, {})},
                          start=prompts[name].meta)
-        refined[name] = Prompt(run.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
+        refined[name] = Prompt(trainee.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
                                prompts[name].task, record.as_json())
     return refined
 
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],
-            teachers: Sequence[Prompt], words: Sequence[str], draw: torch.Generator) -> tuple[Data, Data]:
+            teachers: Sequence[Prompt], words: Sequence[str], generator: torch.Generator) -> tuple[Data, Data]:
     """The inputs to learn from and to judge on, with the mean of the sources' distributions over the words."""
     if not subjects:
         raise TaskError("no inputs to distil on; expected some subjects, or inputs=None for plain words")
@@ -120,7 +120,7 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
                         f"them ({template.text!r}); expected some: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
     layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
-    order = torch.randperm(len(subjects), generator=draw).tolist()
+    order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
     return tuple(Data([layouts[i] for i in part], targets[part], tokens)
                  for part in (order[len(held):] or order, held))

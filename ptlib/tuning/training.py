@@ -18,9 +18,9 @@ from ..models.lm import LanguageModel
 from ..progress import progress_bar
 from ..prompts.templates import Batch, Layout, batches
 
-__all__ = ["Data", "FreeVectors", "Run", "WordMixtures", "train"]
+__all__ = ["Data", "FreeVectors", "Trainee", "WordMixtures", "train"]
 
-BATCH_SIZE = 16  # examples of each run a step
+BATCH_SIZE = 16  # examples of each prompt a step
 WARMUP = 0.1  # share of the steps
 GAIN_RATE = 0.1  # learning rate of a mixture's gains, relative to that of its weights
 
@@ -36,7 +36,7 @@ class FreeVectors(torch.nn.Module):
         return self.vectors
 
     def groups(self) -> list[tuple[torch.nn.Parameter, float]]:
-        """The parameters and their learning rates, relative to that of the run."""
+        """The parameters and their learning rates, relative to that of the training."""
         return [(self.vectors, 1.0)]
 
 
@@ -79,19 +79,19 @@ class Data:
 
 
 @dataclass
-class Run:
+class Trainee:
     """One prompt on its way: its parameters and data, and the best state on dev so far.
 
     Attributes:
         train, dev: one ``Data`` an LM, all of the same examples.
-        draw: all random numbers of the run: it does not depend on those beside it.
+        generator: all random numbers of the prompt: it does not depend on those beside it.
         forwards, backwards: sequences that each LM has read so far, and gone back through.
     """
 
     prompt: FreeVectors | WordMixtures
     train: list[Data]
     dev: list[Data]
-    draw: torch.Generator
+    generator: torch.Generator
     queue: list[int] = field(default_factory=list)
     best: tuple[float, float] = (-1.0, 0.0)
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -99,28 +99,28 @@ class Run:
     backwards: int = 0
 
     @property
-    def epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps that a pass over the train examples takes."""
         return -(-len(self.train[0].layouts) // BATCH_SIZE)
 
     def next_batch(self) -> list[int]:
         if not self.queue:
-            self.queue = torch.randperm(len(self.train[0].layouts), generator=self.draw).tolist()
+            self.queue = torch.randperm(len(self.train[0].layouts), generator=self.generator).tolist()
         batch, self.queue = self.queue[:BATCH_SIZE], self.queue[BATCH_SIZE:]
         return batch
 
 
-def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence[Tensor | None], epochs: int, lr: float,
-          noise: float, progress: bool, desc: str) -> None:
-    """Lower each run's mean cross-entropy over the LMs with AdamW, warm-up 0.1 and linear decay.
+def train(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], *, tables: Sequence[Tensor | None], epochs: int,
+          lr: float, noise: float, progress: bool, desc: str) -> None:
+    """Lower each prompt's mean cross-entropy over the LMs with AdamW, warm-up 0.1 and linear decay.
 
-    Every run ends in the state that was the best on its dev examples at the end of an epoch, by the share of top
-    predictions that are right, then by the loss. With noise it ends in its last state: without noise, on dev, early
-    ones look as good, but they bear less.
+    Every prompt ends in the state that was the best on its dev examples at the end of an epoch, by P@1, then by the
+    loss. With noise it ends in its last state: dev examples are read without noise, where an earlier state scores as
+    high although it is less robust.
 
     Args:
         tables: one an LM: (k, d) embeddings of the words that mixtures are made of.
-        epochs: passes over each run's train examples.
+        epochs: passes over each prompt's train examples.
         lr: peak learning rate.
         noise: standard deviation of what is added to the prompt vectors, anew for every example, relative to that
             of the LM's embeddings.
@@ -132,27 +132,36 @@ def train(lms: Sequence[LanguageModel], runs: Sequence[Run], *, tables: Sequence
     if not (epochs >= 1 and 0 < lr < math.inf and 0 <= noise < math.inf):
         raise PromptTransferError(f"epochs={epochs}, lr={lr}, noise={noise}; expected at least one pass over the "
                                   "examples, a rate above 0 and noise of at least 0")
-    parameters = [(run, *group) for run in runs for group in run.prompt.groups()]
+    parameters = [(trainee, *group) for trainee in trainees for group in trainee.prompt.groups()]
     optimizer = torch.optim.AdamW([{"params": [parameter]} for _, parameter, _ in parameters], lr=lr)
-    with progress_bar(range(epochs * max(run.epoch for run in runs)), show=progress, desc=desc) as bar:
+    most = max(epochs * trainee.steps_per_epoch for trainee in trainees)
+    with progress_bar(range(most), show=progress, desc=desc) as bar:
         for step in bar:
-            active = [run for run in runs if step < epochs * run.epoch]
-            for (run, _, scale), group in zip(parameters, optimizer.param_groups, strict=True):
-                group["lr"] = lr * scale * learning_rate(min(step, epochs * run.epoch), epochs * run.epoch)
-            optimizer.zero_grad(set_to_none=True)
-            chosen = [run.next_batch() for run in active]
+            active = [trainee for trainee in trainees if step < epochs * trainee.steps_per_epoch]
+            for (trainee, _, scale), group in zip(parameters, optimizer.param_groups, strict=True):
+                steps = epochs * trainee.steps_per_epoch
+                group["lr"] = lr * scale * learning_rate(min(step, steps), steps)
             with diverging(step, lr):
-                for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
-                    backward(lm, active, [run.train[at] for run in active], chosen, table, noise, share=1 / len(lms))
-                for run, rows in zip(active, chosen, strict=True):
-                    run.forwards += len(rows)
-                    run.backwards += len(rows)
+                optimizer.zero_grad(set_to_none=True)
+                add_gradients(lms, active, tables, noise)
                 optimizer.step()
-                finished = [run for run in active if (step + 1) % (run.epoch * (epochs if noise else 1)) == 0]
+                ended = (trainee.steps_per_epoch * (epochs if noise else 1) for trainee in active)
+                finished = [trainee for trainee, each in zip(active, ended, strict=True) if (step + 1) % each == 0]
                 if finished:
                     keep_best(lms, finished, tables)
-    for run in runs:
-        run.prompt.load_state_dict(run.best_state)
+    for trainee in trainees:
+        trainee.prompt.load_state_dict(trainee.best_state)
+
+
+def add_gradients(lms: Sequence[LanguageModel], active: Sequence[Trainee], tables: Sequence[Tensor | None],
+                  noise: float) -> None:
+    """Of the next batch of each prompt, on every LM."""
+    chosen = [trainee.next_batch() for trainee in active]
+    for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
+        backward(lm, active, [trainee.train[at] for trainee in active], chosen, table, noise, share=1 / len(lms))
+    for trainee, rows in zip(active, chosen, strict=True):
+        trainee.forwards += len(rows)
+        trainee.backwards += len(rows)
 
 
 @contextmanager
@@ -187,7 +196,7 @@ def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
 def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: Tensor) -> Tensor:
     """(B,) 1 where the answer is the best of its own part's candidates, and 0 elsewhere: as ``evaluate`` judges it."""
     found = torch.zeros(len(owner))
-    alike: dict[int, list[int]] = {}  # runs of one task share their candidates, and so do most tasks
+    alike: dict[int, list[int]] = {}  # prompts of one task share their candidates, and so do most tasks
     for row, r in enumerate(owner):
         alike.setdefault(id(parts[r].candidates), []).append(row)
     for rows in alike.values():
@@ -198,22 +207,22 @@ def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: T
 
 
 def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data, list[int]]:
-    """The chosen examples of every run in one, and which run each belongs to."""
+    """The chosen examples of every prompt in one, and which prompt each belongs to."""
     layouts = [part.layouts[i] for part, rows in zip(parts, chosen, strict=True) for i in rows]
     targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
     return Data(layouts, targets, parts[0].candidates), [r for r, rows in enumerate(chosen) for _ in rows]
 
 
-def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chosen: Sequence[Sequence[int]],
+def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Data], chosen: Sequence[Sequence[int]],
              table: Tensor | None, noise: float, share: float) -> None:
-    """Add the gradient of each run's mean loss on its batch, times ``share``."""
+    """Add the gradient of each prompt's mean loss on its batch, times ``share``."""
     data, owner = joined(parts, chosen)
-    vectors = torch.stack([run.prompt.on(table).to(lm.device) for run in runs])
+    vectors = torch.stack([trainee.prompt.on(table).to(lm.device) for trainee in trainees])
     weight = torch.tensor([share / len(chosen[r]) for r in owner])
     added = None
     if noise:
-        added = torch.cat([torch.randn(len(rows), *vectors.shape[1:], generator=run.draw)
-                           for run, rows in zip(runs, chosen, strict=True)]) * noise * lm.moments[1]
+        added = torch.cat([torch.randn(len(rows), *vectors.shape[1:], generator=trainee.generator)
+                           for trainee, rows in zip(trainees, chosen, strict=True)]) * noise * lm.moments[1]
     # The vectors are a leaf here, so that each batch has a graph of its own to go backward through.
     leaf = vectors.detach().requires_grad_()
     for rows, batch in batches(data.layouts, lm):
@@ -226,15 +235,15 @@ def backward(lm: LanguageModel, runs: Sequence[Run], parts: Sequence[Data], chos
 
 
 @torch.no_grad()
-def keep_best(lms: Sequence[LanguageModel], runs: Sequence[Run], tables: Sequence[Tensor | None]) -> None:
-    """Measure every run on its dev examples and keep its state if it is the best so far."""
-    everything = [range(len(run.dev[0].layouts)) for run in runs]
+def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables: Sequence[Tensor | None]) -> None:
+    """Measure every prompt on its dev examples and keep its state if it is the best so far."""
+    everything = [range(len(trainee.dev[0].layouts)) for trainee in trainees]
     right, lost = 0, 0
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
-        parts = [run.dev[at] for run in runs]
+        parts = [trainee.dev[at] for trainee in trainees]
         data, owner = joined(parts, everything)
         columns = torch.cat([part.columns for part in parts])
-        vectors = torch.stack([run.prompt.on(table).to(lm.device) for run in runs])
+        vectors = torch.stack([trainee.prompt.on(table).to(lm.device) for trainee in trainees])
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         for rows, batch in batches(data.layouts, lm):
             of = [owner[i] for i in rows]
@@ -243,9 +252,9 @@ def keep_best(lms: Sequence[LanguageModel], runs: Sequence[Run], tables: Sequenc
             loss[rows] = losses(logits, data, rows).cpu()
         right, lost = right + hit / len(lms), lost + loss / len(lms)
     owner = torch.tensor(owner)
-    for r, run in enumerate(runs):
+    for r, trainee in enumerate(trainees):
         score = (right[owner == r].mean().item(), -lost[owner == r].mean().item())
-        run.forwards += len(everything[r])
-        if score > run.best:
-            run.best = score
-            run.best_state = {name: value.clone() for name, value in run.prompt.state_dict().items()}
+        trainee.forwards += len(everything[r])
+        if score > trainee.best:
+            trainee.best = score
+            trainee.best_state = {name: value.clone() for name, value in trainee.prompt.state_dict().items()}

@@ -21,7 +21,7 @@ from ..prompts.mixtures import Mixture
 from ..prompts.prompt import Prompt, default_template, manual_prompt, random_vectors, salted_generator
 from ..prompts.templates import Template
 from ..tasks.task import Example, Task
-from .training import Data, FreeVectors, Run, WordMixtures, train
+from .training import Data, FreeVectors, Trainee, WordMixtures, train
 
 __all__ = ["starting_prompt", "tune", "tune_many", "tune_seeds"]
 
@@ -111,17 +111,17 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
         anchors = shared_anchors(*lms)
         words, tables = anchors.words, [anchors.of(one) for one in lms]
     examples = {task.name: _examples(lms, Template(template), task) for task in tasks}
-    runs = {(seed, task.name): _start(lms, task, Template(template), init, words, seed, *examples[task.name][:2])
+    trainees = {(seed, task.name): _start(lms, task, Template(template), init, words, seed, *examples[task.name][:2])
             for seed in seeds for task in tasks}
-    train(lms, list(runs.values()), tables=tables, **settings, progress=progress,
-          desc=f"tuning {len(runs)} prompts on {' and '.join(one.name for one in lms)}")
+    train(lms, list(trainees.values()), tables=tables, **settings, progress=progress,
+          desc=f"tuning {len(trainees)} prompts on {' and '.join(one.name for one in lms)}")
     found = {}
-    for (seed, name), run in runs.items():
+    for (seed, name), trainee in trainees.items():
         record = Tuned(parameterization, init if isinstance(init, str) else "words", **settings,
-                       lms=tuple(one.name for one in lms), seed=seed, train=len(run.train[0].layouts),
-                       dev=len(run.dev[0].layouts), dropped=examples[name][2], dev_p_at_1=run.best[0],
-                       forwards=run.forwards, backwards=run.backwards)
-        found[seed, name] = _finished(lms, run, words, tables, template, name, record)
+                       lms=tuple(one.name for one in lms), seed=seed, train=len(trainee.train[0].layouts),
+                       dev=len(trainee.dev[0].layouts), dropped=examples[name][2], dev_p_at_1=trainee.best[0],
+                       forwards=trainee.forwards, backwards=trainee.backwards)
+        found[seed, name] = _finished(lms, trainee, words, tables, template, name, record)
     return found
 
 
@@ -145,27 +145,29 @@ def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, temp
                   {"method": "untuned", "init": init if isinstance(init, str) else "words", "seed": seed})
 
 
-def _finished(lms: Sequence[LanguageModel], run: Run, words: tuple[str, ...] | None, tables: Sequence[Tensor | None],
-              template: str, task: str, record: Tuned) -> Prompt:
-    lm, vectors = lms[0], [run.prompt.on(table).detach().cpu() for table in tables]
+def _finished(lms: Sequence[LanguageModel], trainee: Trainee, words: tuple[str, ...] | None,
+              tables: Sequence[Tensor | None], template: str, task: str, record: Tuned) -> Prompt:
+    lm, vectors = lms[0], [trainee.prompt.on(table).detach().cpu() for table in tables]
     if words is None:
         return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, record.as_json())
     lengths = torch.stack([own.norm(dim=-1) / one.mean_length for own, one in zip(vectors, lms, strict=True)])
-    gains = run.prompt.gains.detach().cpu().sign() * lengths.mean(0)
+    gains = trainee.prompt.gains.detach().cpu().sign() * lengths.mean(0)
     if len(lms) > 1:
         gains = gains / math.hypot(1, record.noise)
-    mixture = Mixture(words, run.prompt.logits.detach().softmax(-1).cpu(), gains)
+    mixture = Mixture(words, trainee.prompt.logits.detach().softmax(-1).cpu(), gains)
     return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, record.as_json(), mixture)
 
 
 def _start(lms: Sequence[LanguageModel], task: Task, template: Template, init: str | Sequence[str],
-           words: tuple[str, ...] | None, seed: int, train_data: list[Data], dev_data: list[Data]) -> Run:
-    draw = salted_generator(seed, task.name)
+           words: tuple[str, ...] | None, seed: int, train_data: list[Data], dev_data: list[Data]) -> Trainee:
+    generator = salted_generator(seed, task.name)
     if words is None:
-        prompt = FreeVectors(_initial_vectors(lms[0], task, template.num_vectors, init, draw).to(lms[0].device))
+        start = _initial_vectors(lms[0], task, template.num_vectors, init, generator)
+        prompt: FreeVectors | WordMixtures = FreeVectors(start.to(lms[0].device))
     else:
-        prompt = WordMixtures(_initial_logits(lms[0], task, template.num_vectors, init, words, draw).to(lms[0].device))
-    return Run(prompt, train_data, dev_data, draw)
+        start = _initial_logits(lms[0], task, template.num_vectors, init, words, generator)
+        prompt = WordMixtures(start.to(lms[0].device))
+    return Trainee(prompt, train_data, dev_data, generator)
 
 
 def _examples(lms: Sequence[LanguageModel], template: Template,
@@ -203,20 +205,20 @@ def labelled(lms: Sequence[LanguageModel], template: Template,
 
 
 def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],
-                     draw: torch.Generator) -> Tensor:
+                     generator: torch.Generator) -> Tensor:
     """(count, d)."""
     if init == "random":
-        return random_vectors(lm, (count,), draw)
-    return lm.embeddings[_initial_ids(lm, task, count, init, draw)].clone()
+        return random_vectors(lm, (count,), generator)
+    return lm.embeddings[_initial_ids(lm, task, count, init, generator)].clone()
 
 
 def _initial_logits(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str], words: tuple[str, ...],
-                    draw: torch.Generator) -> Tensor:
+                    generator: torch.Generator) -> Tensor:
     """(count, k)."""
-    logits = torch.randn(count, len(words), generator=draw)
+    logits = torch.randn(count, len(words), generator=generator)
     if init != "random":
         where = {i: w for w, i in enumerate(lm.word_ids(words))}
-        for row, i in zip(logits, _initial_ids(lm, task, count, init, draw), strict=True):
+        for row, i in zip(logits, _initial_ids(lm, task, count, init, generator), strict=True):
             if i in where:  # the others are no words of the mixture, such as a piece of a word
                 row[where[i]] = -torch.inf
                 row[where[i]] = row.logsumexp(0)  # as much as all other words together
@@ -224,7 +226,7 @@ def _initial_logits(lm: LanguageModel, task: Task, count: int, init: str | Seque
 
 
 def _initial_ids(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],
-                 draw: torch.Generator) -> list[int]:
+                 generator: torch.Generator) -> list[int]:
     """The tokens that ``count`` vectors start from."""
     if init == "manual":
         words = re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).split()
@@ -238,4 +240,4 @@ def _initial_ids(lm: LanguageModel, task: Task, count: int, init: str | Sequence
     if not known:
         raise PromptTransferError(f"init has {len(init)} words, none of them one token of {lm.name}; expected some, "
                                   "such as anchors.words")
-    return [known[i] for i in torch.randint(len(known), (count,), generator=draw).tolist()]
+    return [known[i] for i in torch.randint(len(known), (count,), generator=generator).tolist()]

@@ -1,11 +1,16 @@
 """What every notebook keeps to, and what nbval cannot see."""
 
 import json
+import warnings
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 import yaml
+from nbclient.exceptions import CellExecutionError
+
+from ptlib.lab.execute import execute, is_edited, is_of_other_source, meaning
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
@@ -37,6 +42,49 @@ def test_it_has_been_run_without_an_error(notebook):
     cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells)
     assert not [out for cell in cells for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+def test_its_outputs_are_those_of_its_code(notebook):
+    """A notebook that was edited after it was run shows numbers that its code did not make: run ``make notebooks``."""
+    stamped = "ptlib" in json.loads(notebook.read_text())["metadata"]
+    if not stamped or is_of_other_source(notebook):
+        warnings.warn(f"{notebook.stem} was run with another ptlib than this one; make notebooks runs it again",
+                      stacklevel=1)
+    if stamped:
+        assert not is_edited(notebook)
+
+
+def test_an_edit_and_another_source_are_told(tmp_path):
+    path = tmp_path / "small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), path)
+    assert is_edited(path) and is_of_other_source(path)
+    execute(path)
+    done = nbformat.read(path, as_version=4)
+    assert done.cells[0].outputs[0].data["text/plain"] == "2"
+    assert not is_edited(path) and not is_of_other_source(path)
+    done.cells.append(nbformat.v4.new_markdown_cell("words change no number"))
+    nbformat.write(done, path)
+    assert not is_edited(path)
+    done.cells[0].source, done.metadata["ptlib"]["source"] = "1 + 2", "another"
+    nbformat.write(done, path)
+    assert is_edited(path) and is_of_other_source(path)
+    done.cells[0].source = "1 / 0"
+    nbformat.write(done, path)
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError):
+        execute(path)
+    assert path.read_bytes() == before, "a run that fails should leave the notebook as it was"
+
+
+def test_words_about_the_code_are_not_the_code(tmp_path):
+    """Comments, docstrings and layout change no number; anything else might."""
+    texts = {"plain": "def f(x):\n    return x + 1\n", "other": "def f(x):\n    return x + 2\n",
+             "told": 'def f(x):\n    """Adds."""\n    return (x +\n  1)  # one\n'}
+    found = {}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        found[name] = meaning(tmp_path / f"{name}.py")
+    assert found["plain"] == found["told"] != found["other"]
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*.yaml")), ids=lambda path: path.stem)
