@@ -16,11 +16,13 @@ from .plots import (
     word_picture,
 )
 from .studies import Study, load_study
-from .tables import in_brackets, percent, save_table, say
+from .tables import in_brackets, over_facts, percent, save_table, say
+from .words import nearest_words
 
 __all__ = [
-    "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "percent", "progress_bar",
-    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "use_style", "word_picture",
+    "LINES", "Study", "begin", "difference_points", "in_brackets", "listed", "load_study", "nearest_words",
+    "over_facts", "percent", "progress_bar", "save_table", "say", "score_bars", "score_heatmap", "score_lines",
+    "use_style", "word_picture",
 ]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
 
-__all__ = ["in_brackets", "percent", "save_table", "say"]
+from ..evaluation.evaluations import Evaluation
+
+__all__ = ["in_brackets", "over_facts", "percent", "save_table", "say"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -34,6 +36,17 @@ def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) 
     mean = {"relation": "relation_mean"}.get(name, name)
     columns = [mean, f"{name}_low", f"{name}_high"]
     return (100 * summary[columns]).apply(lambda row: "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits), axis=1)
+
+
+def over_facts(evaluations: Mapping[Hashable, Evaluation]) -> pd.DataFrame:
+    """P@1 of evaluations on one relation, a row each, as ``score_bars`` draws it.
+
+    Returns:
+        Columns ``relation_mean``; ``relation_low`` and ``relation_high``, the 95 % Wilson interval over its facts, as
+        there are no relations to draw; ``facts``.
+    """
+    rows = [(e.p_at_1, *e.interval, e.n) for e in evaluations.values()]
+    return pd.DataFrame(rows, list(evaluations), ["relation_mean", "relation_low", "relation_high", "facts"])
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:
