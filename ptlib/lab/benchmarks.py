@@ -62,6 +62,9 @@ def write_table(path: Path, tokens: int, width: int) -> float:
     A Llama-like configuration, a tokenizer whose tokens are the words w0, w1, ..., and a half-precision embedding
     table, drawn from torch's global generator.
 
+    Args:
+        width: of the table; a multiple of 8.
+
     Returns:
         GiB of the table on the disk.
     """
@@ -160,9 +163,9 @@ def differences(out: Path, other: Path) -> int:
     ours, theirs = written(out), written(other)
     if ours.keys() != theirs.keys():
         raise ValueError(f"{out.name} has {len(ours)} tables and {other.name} {len(theirs)}; expected the same ones")
-    results, scores = ([collect(where).drop(columns=["seconds", "peak_memory", "started"]) for where in (out, other)],
-                       [read_results(where).tables["scores"] for where in (out, other)])
-    return (len(results[0].compare(results[1])) + len(scores[0].compare(scores[1]))
+    results, others = (collect(where).drop(columns=["seconds", "peak_memory", "started"]) for where in (out, other))
+    scores, other_scores = (read_results(where).tables["scores"] for where in (out, other))
+    return (len(results.compare(others)) + len(scores.compare(other_scores))
             + sum(not table.equals(theirs[path]) for path, table in ours.items()))
 
 
