@@ -105,7 +105,7 @@ def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: La
     if task.manual_template:
         rivals["manual template"] = manual_prompt(target, task)
     rivals["random"] = transfer(prompt, source=source, target=target, anchors=anchors, method="random", seed=seed)
-    evaluations = {"before the move": evaluate(source, prompt, task.test, candidates=words.words)} | {
+    evaluations = {"on the source": evaluate(source, prompt, task.test, candidates=words.words)} | {
         label: evaluate(target, rival, task.test, candidates=words.words) for label, rival in rivals.items()}
     sides = {"source": (prompt, source), "moved": (moved, target)}
     nearest = {side: nearest_words(*pair, words, num_words) for side, pair in sides.items()}
