@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown
 
+from ..evaluation.evaluations import Evaluation
 from ..evaluation.summaries import Evaluations, per_evaluation, per_relation
 
-__all__ = ["by_seed", "in_brackets", "percent", "save_table", "say", "wins", "with_share"]
+__all__ = ["by_seed", "in_brackets", "over_facts", "percent", "save_table", "say", "wins", "with_share"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -71,6 +72,17 @@ def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
     scores = per_evaluation(evaluations, ["label"])
     means = scores.groupby(["seed", "label"])["p_at_1"].mean().unstack()
     return (100 * means[scores["label"].unique()]).round(digits).rename_axis(columns=None)
+
+
+def over_facts(evaluations: Mapping[Hashable, Evaluation]) -> pd.DataFrame:
+    """P@1 of evaluations on one relation, a row each, as ``score_bars`` draws it.
+
+    Returns:
+        Columns ``relation_mean``; ``relation_low`` and ``relation_high``, the 95 % Wilson interval over its facts, as
+        there are no relations to draw; ``facts``.
+    """
+    rows = [(e.p_at_1, *e.interval, e.n) for e in evaluations.values()]
+    return pd.DataFrame(rows, list(evaluations), ["relation_mean", "relation_low", "relation_high", "facts"])
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from ..errors import PromptTransferError
 from ..evaluation.evaluations import Evaluation, evaluate
 from ..models.lm import LanguageModel
-from ..moving.anchors import Anchors, shared_anchors
+from ..moving.anchors import shared_anchors
 from ..moving.methods import METHODS
 from ..moving.relative import encode
 from ..moving.search import NORMALIZATIONS, RIDGES
@@ -27,6 +27,8 @@ from ..prompts.prompt import Prompt, manual_prompt
 from ..tasks.task import Task
 from ..tuning.tuning import tune
 from .plots import LIGHT_TO_DARK, score_bars
+from .tables import over_facts
+from .words import nearest_words
 
 __all__ = ["Exploration", "Explorer", "draw", "explore", "panel"]
 
@@ -38,7 +40,7 @@ class Exploration:
     """One setting of the knobs and what came of it. A notebook shows it as its figure.
 
     Attributes:
-        moved: the prompt on the target; its ``meta`` holds the setting.
+        moved: the prompt on the target; its ``history`` holds the setting.
         nearest: the shared words nearest each vector, whichever of them are anchors. Rows (vector, rank), both from
             1; columns ("source" | "moved", "word" | "cosine"): the tuned vectors in the source, the moved ones in
             the target.
@@ -103,22 +105,15 @@ def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: La
     if task.manual_template:
         rivals["manual template"] = manual_prompt(target, task)
     rivals["random"] = transfer(prompt, source=source, target=target, anchors=anchors, method="random", seed=seed)
-    evaluations = {"before the move": evaluate(source, prompt, task.test, candidates=words.words)} | {
+    evaluations = {"on the source": evaluate(source, prompt, task.test, candidates=words.words)} | {
         label: evaluate(target, rival, task.test, candidates=words.words) for label, rival in rivals.items()}
     sides = {"source": (prompt, source), "moved": (moved, target)}
-    nearest = {side: _nearest_words(*pair, words, num_words) for side, pair in sides.items()}
+    nearest = {side: nearest_words(*pair, words, num_words) for side, pair in sides.items()}
     top = encode(prompt, source, anchors).topk(min(num_words, len(anchors))).indices.flatten().tolist()
     rows = list(dict.fromkeys(top))
     strongest = {side: pd.DataFrame(encode(*pair, anchors)[:, rows].T.cpu(), index=[anchors.words[i] for i in rows],
                                     columns=range(1, 1 + len(prompt.vectors))) for side, pair in sides.items()}
     return Exploration(moved, pd.concat(nearest, axis=1), pd.concat(strongest, axis=1), evaluations)
-
-
-def _nearest_words(prompt: Prompt, lm: LanguageModel, words: Anchors, count: int) -> pd.DataFrame:
-    """The words with the highest cosine to each vector: rows (vector, rank), columns word and cosine."""
-    cosines, found = encode(prompt, lm, words).topk(min(count, len(words)))
-    index = pd.MultiIndex.from_product([range(1, 1 + n) for n in found.shape], names=["vector", "rank"])
-    return pd.DataFrame({"word": [words.words[i] for i in found.flatten()], "cosine": cosines.flatten().cpu()}, index)
 
 
 class Explorer:
@@ -164,9 +159,8 @@ def draw(exploration: Exploration) -> Figure:
                     cmap=LIGHT_TO_DARK, cbar=False, annot_kws={"size": 9}, yticklabels=True)
         ax.set(title=side, xlabel="vector", ylabel="strongest anchors (cosine × 100)" if side == "source" else "")
         ax.tick_params(axis="y", rotation=0, labelleft=side == "source")
-    scores = exploration.scores.rename(columns={"p_at_1": "relation_mean", "low": "relation_low",
-                                                "high": "relation_high"})
-    score_bars(scores, title="P@1 (95 % interval)", ax=bars).set_xlabel(f"% of {scores['n'].iloc[0]} test facts")
+    scores = over_facts(exploration.evaluations)
+    score_bars(scores, title="P@1 (95 % interval)", ax=bars).set_xlabel(f"% of {scores['facts'].iloc[0]} test facts")
     figure.suptitle(repr(exploration), fontsize=12)
     return figure
 

@@ -66,7 +66,7 @@ def test_scores_are_those_of_evaluate(explorer, pair):
     prompt, direct = (ptlib.tune(lm, task, num_vectors=2, epochs=2, seed=1) for lm in (source, target))
     moved = ptlib.transfer(prompt, source=source, target=target, anchors=few, ridge=0.1, normalize="scale", seed=1)
     noise = ptlib.transfer(prompt, source=source, target=target, method="random", seed=1)
-    by_hand = {"before the move": (source, prompt), "direct tuning": (target, direct), "moved": (target, moved),
+    by_hand = {"on the source": (source, prompt), "direct tuning": (target, direct), "moved": (target, moved),
                "manual template": (target, ptlib.manual_prompt(target, task)), "random": (target, noise)}
     assert list(found.scores.index) == list(by_hand)
     assert torch.equal(found.moved.vectors, moved.vectors)
@@ -82,12 +82,12 @@ def test_a_prompt_moved_to_its_own_model_is_the_same(explorer, pair):
     found = explorer.explore(lm, lm, pair["task"], ridge=0.0, normalize="norm-preserving")
     assert found.nearest["source", "word"].equals(found.nearest["moved", "word"].rename(("source", "word")))
     assert found.strongest["source"].to_numpy() == pytest.approx(found.strongest["moved"].to_numpy(), abs=1e-4)
-    assert found.scores.loc["moved"].equals(found.scores.loc["before the move"].rename("moved"))
+    assert found.scores.loc["moved"].equals(found.scores.loc["on the source"].rename("moved"))
 
 
 def test_without_a_manual_template_there_is_no_row_for_it(explorer, pair):
     found = explorer.explore(pair["source"], pair["target"], explorer.tasks[1])
-    assert list(found.scores.index) == ["before the move", "direct tuning", "moved", "random"]
+    assert list(found.scores.index) == ["on the source", "direct tuning", "moved", "random"]
 
 
 def test_prompts_are_tuned_once(explorer, pair):

@@ -1,0 +1,24 @@
+"""How long the steps of a program take."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Laps"]
+
+
+class Laps:
+    """A clock that starts when it is made.
+
+    Attributes:
+        seconds: {step: how long it took}.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """Note the time since the last call as that of ``step``."""
+        now = time.perf_counter()
+        self.seconds[step], self._began = now - self._began, time.perf_counter()
