@@ -35,9 +35,13 @@ def tensor_digest(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files that decide a model's answers, as they were when this was made."""
+    """The files that decide a model's answers, as they were when this was made.
 
-    config: Path
+    Attributes:
+        config: None where the files of the weights hold it, as GGUF's do.
+    """
+
+    config: Path | None
     weights: tuple[Path, ...]
     tokenizer: tuple[Path, ...]
     stamps: tuple[Stamp, ...] = field(init=False)
@@ -46,7 +50,7 @@ class Checkpoint:
         object.__setattr__(self, "stamps", self._stamps())
 
     def _stamps(self) -> tuple[Stamp, ...]:
-        return tuple(stamp_of(path) for path in (self.config, *self.weights, *self.tokenizer))
+        return tuple(stamp_of(path) for path in (self.config, *self.weights, *self.tokenizer) if path is not None)
 
     @property
     def has_changed(self) -> bool:
@@ -63,7 +67,8 @@ class Checkpoint:
         for file in self.weights:
             safe = file.suffix == ".safetensors"
             weights |= json.loads(tensor_digests(file)) if safe else {file.name: content_digest(file)}
-        return fingerprint(json.loads(self.config.read_text(encoding="utf-8")), weights,
+        config = {} if self.config is None else json.loads(self.config.read_text(encoding="utf-8"))
+        return fingerprint(config, weights,
                            {file.name: content_digest(file) for file in self.tokenizer})
 
 

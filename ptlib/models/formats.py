@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,22 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GgufConfig,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.utils import cached_file, logging
 
-from ..errors import first_line
+from ..errors import ModelLoadError, first_line
+from ..progress import progress_bar
 from .fingerprints import Checkpoint
 from .lm import input_table, kind_of
 
-__all__ = ["FORMATS", "HuggingFaceFiles", "ModelFiles", "format_of"]
+__all__ = ["FORMATS", "GgufFiles", "HuggingFaceFiles", "ModelFiles", "format_of"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")  # as transformers prefers them
+EMBEDDINGS = "token_embd.weight"  # as GGUF calls the input embeddings
 AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
@@ -127,9 +134,7 @@ class HuggingFaceFiles(ModelFiles):
         with without_bars():
             model, info = AUTO[kind].from_pretrained(self.path, revision=self.revision, dtype=dtype,
                                                      output_loading_info=True)
-        if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
-            raise LookupError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}: it is a bare encoder "
-                              f"or a classifier, and no {kind} language model with its head")
+        check_loaded(info, kind)
         return model
 
     def embeddings(self, config: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
@@ -139,21 +144,84 @@ class HuggingFaceFiles(ModelFiles):
         # A tied table is stored once, under any of its names; a checkpoint of the bare encoder lacks the prefix.
         names = [name for name, weight in skeleton.named_parameters(remove_duplicate=False) if weight is layer.weight]
         names += [name.partition(".")[2] for name in names]
-        layer.weight = torch.nn.Parameter(find_tensor(checkpoint, names).to(dtype), requires_grad=False)
-        if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
-            layer.embed_scale = torch.tensor(layer.scalar_embed_scale)
-        return input_table(layer)
+        return table_of(layer, find_tensor(checkpoint, names), dtype)
 
     def find(self, file: str) -> Path | None:
         found = cached_file(self.path, file, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return None if found is None else Path(found).absolute()  # the working directory may change
 
 
-FORMATS: dict[str, type[ModelFiles]] = {}  # {suffix, in any case: how such a file is read}
+class GgufFiles(ModelFiles):
+    """A GGUF file, the format of llama.cpp: weights, mostly quantized, tokenizer and configuration in one."""
+
+    way_out = "expected a GGUF file of a causal LM with its tokenizer, of an architecture that transformers reads"
+
+    def __init__(self, path: str, revision: str | None = None):
+        super().__init__(path, revision)
+        if find_spec("gguf") is None:
+            self.way_out = "expected the package gguf: pip install 'ptlib[gguf]'"
+            raise ModelLoadError(f"cannot read {path!r}; {self.way_out}")
+        self.read = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+
+    @cached_property
+    def reader(self) -> Any:
+        from gguf import GGUFReader  # an extra
+
+        return GGUFReader(self.path)
+
+    def config(self) -> Any:
+        names = {tensor.name for tensor in self.reader.tensors}  # raises where the file is cut off
+        if "tokenizer.ggml.tokens" not in self.reader.fields:
+            raise LookupError("it has no tokenizer")
+        if EMBEDDINGS not in names:
+            raise LookupError(f"it has no tensor {EMBEDDINGS}")
+        config = AutoConfig.from_pretrained(**self.read)
+        config.architectures = config.architectures or [AUTO["causal"]._model_mapping[type(config)].__name__]
+        return config
+
+    def tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(**self.read)
+
+    def checkpoint(self, tokenizer: Any) -> Checkpoint:
+        return Checkpoint(None, (Path(self.path).absolute(),), ())
+
+    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+        # Packed weights save memory, which these models do not need, and give no gradients to a prompt.
+        plain = GgufConfig(dequantize=True)
+        with without_bars(), own_bar():
+            model, info = AUTO[kind].from_pretrained(**self.read, dtype=dtype, quantization_config=plain,
+                                                     output_loading_info=True)
+        check_loaded(info, kind)
+        return model
+
+    def embeddings(self, config: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
+        from gguf.quants import dequantize
+
+        tensor = next(tensor for tensor in self.reader.tensors if tensor.name == EMBEDDINGS)
+        with torch.device("meta"):
+            layer = AUTO[kind_of(config)].from_config(config).get_input_embeddings()
+        return table_of(layer, torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)), dtype)
+
+
+FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix, in any case: how such a file is read}
 
 
 def format_of(path: str) -> type[ModelFiles]:
     return FORMATS.get(Path(path).suffix.lower(), HuggingFaceFiles)
+
+
+def check_loaded(info: Mapping[str, Any], kind: str) -> None:
+    if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
+        raise LookupError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}: it is a bare encoder "
+                          f"or a classifier, and no {kind} language model with its head")
+
+
+def table_of(layer: torch.nn.Module, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(V, d) float32: what an embedding layer without values gives for every token, once it has these."""
+    layer.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
+    if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
+        layer.embed_scale = torch.tensor(layer.scalar_embed_scale)
+    return input_table(layer)
 
 
 def find_tensor(checkpoint: Checkpoint, names: list[str]) -> Tensor:
@@ -175,6 +243,17 @@ def hub_answers() -> bool:
     except Exception:  # offline by choice, by network or by proxy: each raises its own
         return False
     return True
+
+
+@contextmanager
+def own_bar():
+    """Inside, transformers' bar over the tensors of a GGUF file is ptlib's, which can be silenced and goes away."""
+    theirs = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, desc: progress_bar(tensors, desc="reading tensors")
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = theirs
 
 
 @contextmanager
