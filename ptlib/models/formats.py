@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import constants, get_session, snapshot_download
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedModel,
 )
 from transformers.utils import cached_file, logging
 
@@ -68,7 +70,7 @@ class ModelFiles(ABC):
         """The files that decide the model's answers."""
 
     @abstractmethod
-    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model with its head, on the CPU; ``kind`` is "masked", "causal" or "seq2seq"."""
 
     @abstractmethod
@@ -119,11 +121,12 @@ class HuggingFaceFiles(ModelFiles):
         shards = [weights]
         if weights.suffix == ".json":
             names = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
-            shards = [Path(cached_file(self.path, name, revision=self.revision)).absolute() for name in names]
+            found = [cached_file(self.path, name, revision=self.revision) for name in names]  # raises for want of one
+            shards = [Path(cast(str, file)).absolute() for file in found]
         of_tokenizer = map(self.find, sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}))
         return Checkpoint(config, tuple(shards), tuple(filter(None, of_tokenizer)))
 
-    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         with without_bars():
             model, info = AUTO[kind].from_pretrained(self.path, revision=self.revision, dtype=dtype,
                                                      output_loading_info=True)
@@ -178,7 +181,7 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def without_bars():
+def without_bars() -> Iterator[None]:
     """Inside, transformers shows no bar: on local files it flashes by, and stays in notebooks for ever."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
