@@ -36,6 +36,6 @@ class SweepError(PromptTransferError):
     """A grid does not fit its notebook, or a sweep cannot go on."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of the libraries below says, at its shortest."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

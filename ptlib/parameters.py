@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from .errors import PromptTransferError
 
@@ -13,7 +13,15 @@ Kind = TypeVar("Kind", str, int, float)
 EXPECTED = {str: ("texts", "a,b"), int: ("whole numbers", "1,2"), float: ("numbers", "0.5,1")}
 
 
-def listed(value: str | float | Sequence[str | float], kind: type[Kind] = str) -> list[Kind]:
+@overload
+def listed(value: str | float | Sequence[str | float]) -> list[str]: ...
+
+
+@overload
+def listed(value: str | float | Sequence[str | float], kind: type[Kind]) -> list[Kind]: ...
+
+
+def listed(value: str | float | Sequence[str | float], kind: type[Any] = str) -> list[Any]:
     """The entries of a parameter such as ``"1,2"``; a single number or a list will do as well.
 
     Args:

@@ -1,6 +1,8 @@
 """One switch for every progress bar."""
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -16,6 +18,6 @@ def set_progress(enabled: bool) -> None:
     _enabled = enabled
 
 
-def progress_bar(iterable=None, *, show: bool = True, **options) -> tqdm:
+def progress_bar(iterable: Iterable[Any] | None = None, *, show: bool = True, **options: Any) -> tqdm:
     """A tqdm bar that is shown where both the caller and ``set_progress`` allow it."""
     return tqdm(iterable, disable=not (show and _enabled), leave=False, **options)

@@ -75,8 +75,7 @@ def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Exam
         raise TaskError(f"none of the {len(words)} candidates can be scored" + (f": {words[0]!r}, for one, is "
                         f"{'unknown to' if multi_token else 'not one token of'} {lm.name} {behind(template.place)}" if
                         words else "") + "; expected some words" + ("" if multi_token else ", or multi_token=True"))
-    return Candidates(*zip(*[(word, tokens) for tokens, word in reversed(found.items())], strict=True), lm.name,
-                      template.place, multi_token)
+    return Candidates(tuple(reversed(found.values())), tuple(reversed(found)), lm.name, template.place, multi_token)
 
 
 _all_words: WeakKeyDictionary[LanguageModel, dict[str, Candidates]] = WeakKeyDictionary()
@@ -126,7 +125,7 @@ def scorable(lm: LanguageModel, examples: Sequence[Example],
     kept, columns, dropped = [], [], []
     spoken = tokens_of(lm, [example.object for example in examples], candidates.place, candidates.multi_token)
     for example, tokens in zip(examples, spoken, strict=True):
-        column = candidates.columns.get(tokens)
+        column = None if tokens is None else candidates.columns.get(tokens)
         if column is None:
             why = (f"not one token of {lm.name} {behind(candidates.place)}" if tokens is None else
                    f"not among the {len(candidates)} candidate words")

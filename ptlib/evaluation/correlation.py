@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,10 @@ from ..errors import PromptTransferError
 
 __all__ = ["rank_correlation", "spearman"]
 
+Numbers = Sequence[float] | np.ndarray | pd.Series
 
-def spearman(x: Sequence[float], y: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:
+
+def spearman(x: Numbers, y: Numbers, weights: np.ndarray | None = None) -> np.ndarray:
     """Spearman's rank correlation of x and y (n,), tied values at their mean rank; nan where either is constant.
 
     Args:
@@ -38,8 +40,8 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (np.cumsum(mass, axis=-1) - mass / 2)[..., where]
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float], *, within: Sequence[Hashable] | None = None,
-                     clusters: Sequence[Sequence[Hashable]] = (), resamples: int = 1000,
+def rank_correlation(x: Numbers, y: Numbers, *, within: Iterable[Hashable] | None = None,
+                     clusters: Iterable[Iterable[Hashable]] = (), resamples: int = 1000,
                      seed: int = 0) -> dict[str, float]:
     """Spearman's correlation of x and y with a 95 % percentile-bootstrap interval over what they share.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -55,9 +56,9 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     """
     prompt.check(lm)
     template = Template(prompt.template)
-    layouts, tokens = template.layout(lm, subjects), [[i] for i in lm.word_ids(words, template.place)]
+    layouts, ids = template.layout(lm, subjects), cast(list[int], lm.word_ids(words, template.place))
     found = torch.empty(len(subjects), len(words))
-    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), tokens):
+    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids]):
         found[rows] = scores.softmax(-1).cpu()
     return found
 
@@ -65,5 +66,5 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
 def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],
                  words: Sequence[str]) -> Tensor:
     """The mean of ``answer_distributions`` over several LMs, each with its own prompt."""
-    return sum(answer_distributions(lm, prompt, subjects, words)
-               for lm, prompt in zip(lms, prompts, strict=True)) / len(lms)
+    return sum((answer_distributions(lm, prompt, subjects, words)
+                for lm, prompt in zip(lms, prompts, strict=True)), start=torch.zeros(())) / len(lms)

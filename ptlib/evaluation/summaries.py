@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def summarize(evaluations: Evaluations, *, metric: str = "p_at_1", versus: Hasha
             difference = paired_difference(means, label, versus)
             row |= interval_columns("difference", difference, resamples, seed)
         rows.append(row | counted_columns(group, len(means[label])))
-    labels = list(groups)
+    labels: list[Any] = list(groups)
     index = pd.MultiIndex.from_tuples(labels) if isinstance(labels[0], tuple) else pd.Index(labels)
     return pd.DataFrame(rows, index=index)
 
@@ -133,7 +134,7 @@ def counted_columns(group: Sequence[Evaluation], relations: int) -> dict[str, fl
 
 def relation_mean(evaluations: Evaluations, metric: str = "p_at_1") -> float:
     """The average of ``summarize`` alone, in which each relation counts the same: to compare groups by."""
-    return relation_means(list(flattened(evaluations)), metric).mean().item()
+    return float(relation_means(list(flattened(evaluations)), metric).mean())
 
 
 def per_evaluation(evaluations: Evaluations, names: Sequence[str], metric: str = "p_at_1") -> pd.DataFrame:
@@ -167,7 +168,7 @@ def per_relation(evaluations: Evaluations, names: Sequence[str], metric: str = "
     rows = []
     for label, group in rows_of(evaluations).items():
         parts = dict(zip(names, label if isinstance(label, tuple) else (label,), strict=True))
-        counts = Counter(evaluation.task for evaluation in group)
+        counts: Counter[Hashable] = Counter(evaluation.task for evaluation in group)
         rows += [{**parts, "relation": relation, metric: score, "repeats": counts[relation]}
                  for relation, score in relation_means(group, metric).items()]
     return pd.DataFrame(rows)

@@ -41,7 +41,7 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     rows = np.arange(len(summary))
     ax.barh(rows, mean, color=sns.color_palette(LIGHT_TO_DARK)[1], xerr=[mean - low, high - mean], capsize=3,
             error_kw={"ecolor": "0.2", "lw": 1.2})
-    for row, value, end in zip(rows, mean, high, strict=True):
+    for row, (value, end) in enumerate(zip(mean, high, strict=True)):
         ax.text(end + 1.5, row, f"{value:.1f}", va="center")
     ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 116), title=title,
            xlabel="mean P@1 over relations, % (95 % interval)")
@@ -107,7 +107,7 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
     ax.tick_params(axis="x", rotation=35)
     ax.tick_params(axis="y", rotation=0)
     for label in ax.get_xticklabels():
-        label.set_ha("right")
+        label.set_horizontalalignment("right")
     return ax
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -109,22 +110,22 @@ class Study:
         """{task.name: the subjects of its train examples}, without their objects."""
         return {task.name: [example.subject for example in task.train] for task in self.tasks}
 
-    def tuned(self, **options) -> dict[str, dict[tuple[int, str], Prompt]]:
+    def tuned(self, **options: Any) -> dict[str, dict[tuple[int, str], Prompt]]:
         """{name: {(seed, task.name): Prompt}}, tuned on each LM; ``options`` are those of ``tune_seeds``."""
         return {name: self.tuned_on([name], **options) for name in progress_bar(self.lms, desc="tuning")}
 
-    def tuned_on(self, names: Sequence[str], **options) -> dict[tuple[int, str], Prompt]:
+    def tuned_on(self, names: Sequence[str], **options: Any) -> dict[tuple[int, str], Prompt]:
         """Prompts tuned on one LM, or mixtures tuned on several at once."""
         lms = [self.lms[name] for name in names]
-        return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks,
-                           **{"seeds": self.seeds, "progress": False} | options)
+        options = {"seeds": self.seeds, "progress": False, **options}
+        return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks, **options)
 
     def score(self, target: str, prompts: Prompts) -> Scores:
         """The evaluations of prompts on the test facts."""
         return evaluate_many(self.lms[target], prompts, self.tasks, candidates=self.words)
 
     def move(self, prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], source: str | Sequence[str], target: str,
-             **options) -> dict[Hashable, Prompt]:
+             **options: Any) -> dict[Hashable, Prompt]:
         """``transfer_many`` by name."""
         sources = self.lms[source] if isinstance(source, str) else [self.lms[name] for name in source]
         return transfer_many(prompts, source=sources, target=self.lms[target], **options)

@@ -7,12 +7,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from ..errors import PromptTransferError
@@ -23,6 +25,7 @@ from ..moving.methods import METHODS
 from ..moving.relative import encode
 from ..moving.search import NORMALIZATIONS, RIDGES
 from ..moving.transfer import transfer
+from ..prompts.history import Moved
 from ..prompts.prompt import Prompt, manual_prompt
 from ..tasks.task import Task
 from ..tuning.tuning import tune
@@ -55,9 +58,15 @@ class Exploration:
     evaluations: dict[str, Evaluation]
 
     @property
+    def history(self) -> Moved:
+        """How the prompt was moved."""
+        assert isinstance(self.moved.history, Moved)
+        return self.moved.history
+
+    @property
     def fit(self) -> float:
         """√R² on held-out anchors: how well any vectors of the target can imitate the prompt, without labels."""
-        return self.moved.history.fit
+        return self.history.fit
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -66,7 +75,7 @@ class Exploration:
         return pd.DataFrame(rows, index=list(self.evaluations), columns=["p_at_1", "low", "high", "n"])
 
     def __repr__(self) -> str:
-        about = self.moved.history
+        about = self.history
         names = [Path(name).name for name in (about.sources[0].lm, self.moved.lm_name)]
         ridge = [f"ridge {about.options['ridge']:g}"] if "ridge" in about.options else []
         scaled = [] if METHODS[about.method].normalize == "none" else [f"normalisation {about.normalize}"]
@@ -82,7 +91,7 @@ class Exploration:
 
 def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: LanguageModel, task: Task,
             num_anchors: int | None = None, select: str = "all", seed: int = 0, num_words: int = 3,
-            **options) -> Exploration:
+            **options: Any) -> Exploration:
     """Move one prompt and look at it: its words, its strongest anchors, its accuracy beside the alternatives.
 
     Args:
@@ -139,7 +148,7 @@ class Explorer:
         return self.prompts[key]
 
     def explore(self, source: LanguageModel, target: LanguageModel, task: Task, *, seed: int = 0,
-                **options) -> Exploration:
+                **options: Any) -> Exploration:
         """``explore`` with prompts that are tuned on both LMs; ``options`` are its own."""
         return explore(self.tuned(source, task, seed), self.tuned(target, task, seed), source=source, target=target,
                        task=task, seed=seed, **options)
@@ -148,8 +157,8 @@ class Explorer:
 def draw(exploration: Exploration) -> Figure:
     """A static figure with everything in ``exploration``: nearest words, strongest anchors, P@1 and the setting."""
     lines, wide = max(len(exploration.nearest), 10), 0.34 * max(len(exploration.moved.vectors), 3)
-    figure = Figure(figsize=(8.6 + 2 * wide, 1.9 + 0.26 * lines), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(8.6 + 2 * wide, 1.9 + 0.26 * lines),
+                    layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     table, here, there, bars = figure.subplots(1, 4, width_ratios=[2.9, wide, wide, 2.2])
     _draw_words(exploration.nearest, table)
     low, high = exploration.strongest.min(axis=None), exploration.strongest.max(axis=None)
@@ -211,7 +220,7 @@ def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
     }
     note, picture = ipywidgets.HTML(), ipywidgets.Image(format="png", layout={"max_width": "100%"})
 
-    def refresh(_=None):
+    def refresh(_: object = None) -> None:
         setting = {name: knob.value for name, knob in knobs.items()}
         if setting["ridge"] == "auto":  # what the methods with a ridge do unasked; the others have no such option
             del setting["ridge"]
@@ -232,5 +241,5 @@ def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
     return ipywidgets.VBox([ipywidgets.HBox(columns), note, picture])
 
 
-def _dropdown(label: str, options, index: int = 0) -> ipywidgets.Dropdown:
+def _dropdown(label: str, options: Sequence[Any], index: int = 0) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=options, index=index, description=label, **LOOK)

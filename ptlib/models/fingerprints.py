@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..files import Stamp, content_digest, remembered, stamp_of
 
@@ -29,7 +30,7 @@ def tensor_digests(path: Path) -> str:
 
 def tensor_digest(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -46,7 +47,7 @@ class Checkpoint:
     tokenizer: tuple[Path, ...]
     stamps: tuple[Stamp, ...] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "stamps", self._stamps())
 
     def _stamps(self) -> tuple[Stamp, ...]:
@@ -63,7 +64,7 @@ class Checkpoint:
         The weights of safetensors files count one by one, so that shards are the same model as one file; those of
         other files as the files that they are. In which type they are loaded makes no difference.
         """
-        weights = {}
+        weights: dict[str, str] = {}
         for file in self.weights:
             safe = file.suffix == ".safetensors"
             weights |= json.loads(tensor_digests(file)) if safe else {file.name: content_digest(file)}
@@ -78,7 +79,7 @@ def fingerprint(config: Mapping[str, Any], weights: Mapping[str, str], tokenizer
     return hashlib.sha256(about.encode()).hexdigest()[:32]
 
 
-def fingerprint_of_memory(model: torch.nn.Module, tokenizer) -> str:
+def fingerprint_of_memory(model: PreTrainedModel, tokenizer: Any) -> str:
     """A model that came from no file, by what it holds."""
     weights = {name: tensor_digest(weight) for name, weight in model.state_dict().items()}
     return fingerprint(model.config.to_dict(), weights, {"class": type(tokenizer).__name__, **tokenizer.get_vocab()})
@@ -87,5 +88,5 @@ def fingerprint_of_memory(model: torch.nn.Module, tokenizer) -> str:
 def table_fingerprint(table: Tensor) -> str:
     """What ptlib 0.1.0 knew a model by: its embedding table alone, in the type that it was loaded in."""
     digest = hashlib.sha256(repr(tuple(table.shape)).encode())
-    digest.update(table.cpu().contiguous().numpy())
+    digest.update(table.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import constants, get_session, snapshot_download
@@ -26,6 +26,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GgufConfig,
+    PreTrainedModel,
     modeling_gguf_pytorch_utils,
 )
 from transformers.utils import cached_file, logging
@@ -75,7 +76,7 @@ class ModelFiles(ABC):
         """The files that decide the model's answers."""
 
     @abstractmethod
-    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         """The whole model with its head, on the CPU; ``kind`` is "masked", "causal" or "seq2seq"."""
 
     @abstractmethod
@@ -126,11 +127,12 @@ class HuggingFaceFiles(ModelFiles):
         shards = [weights]
         if weights.suffix == ".json":
             names = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
-            shards = [Path(cached_file(self.path, name, revision=self.revision)).absolute() for name in names]
+            found = [cached_file(self.path, name, revision=self.revision) for name in names]  # raises for want of one
+            shards = [Path(cast(str, file)).absolute() for file in found]
         of_tokenizer = map(self.find, sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}))
         return Checkpoint(config, tuple(shards), tuple(filter(None, of_tokenizer)))
 
-    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         with without_bars():
             model, info = AUTO[kind].from_pretrained(self.path, revision=self.revision, dtype=dtype,
                                                      output_loading_info=True)
@@ -246,7 +248,7 @@ def hub_answers() -> bool:
 
 
 @contextmanager
-def own_bar():
+def own_bar() -> Iterator[None]:
     """Inside, transformers' bar over the tensors of a GGUF file is ptlib's, which can be silenced and goes away."""
     theirs = modeling_gguf_pytorch_utils.tqdm
     modeling_gguf_pytorch_utils.tqdm = lambda tensors, desc: progress_bar(tensors, desc="reading tensors")
@@ -257,7 +259,7 @@ def own_bar():
 
 
 @contextmanager
-def without_bars():
+def without_bars() -> Iterator[None]:
     """Inside, transformers shows no bar: on local files it flashes by, and stays in notebooks for ever."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

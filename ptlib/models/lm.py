@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +24,7 @@ MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "ma
 __all__ = ["LanguageModel", "kind_of", "only_positions"]
 
 
-def kind_of(config) -> str:
+def kind_of(config: Any) -> str:
     """``"seq2seq"``, ``"causal"`` or ``"masked"``, as the architecture's name has it: which class to load."""
     if config.is_encoder_decoder:
         return "seq2seq"
@@ -35,14 +37,14 @@ def kind_of(config) -> str:
 
 
 @contextmanager
-def only_positions(model, rows: Tensor, columns: Tensor):
+def only_positions(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Inside, ``model``'s head sees only the hidden states at (rows[i], columns[i]).
 
     Its logits are then (1, N, V) instead of (B, T, V). Works for every head, because the hidden states
     are gathered before it.
     """
 
-    def gather(module, args, output):
+    def gather(module: Any, args: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[rows, columns].unsqueeze(0)
         return output
 
@@ -75,7 +77,7 @@ class LanguageModel(Vocabulary):
             to.
     """
 
-    def __init__(self, model, tokenizer, name: str, kind: str, embeddings: Tensor | None = None,
+    def __init__(self, model: Any, tokenizer: Any, name: str, kind: str, embeddings: Tensor | None = None,
                  checkpoint: Checkpoint | None = None):
         """``model`` may be None where ``embeddings`` are given: enough to move prompts, not to run them.
 
@@ -108,7 +110,7 @@ class LanguageModel(Vocabulary):
         return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim}{note})"
 
     @property
-    def model(self):
+    def model(self) -> Any:
         if self._model is None:
             raise ModelLoadError(f"{self.name} was loaded with embeddings_only=True, which serves to move prompts; "
                                  "load it whole to tune or evaluate them")
@@ -243,7 +245,7 @@ class LanguageModel(Vocabulary):
         return LanguageModel(model.to(self.device), self.tokenizer, f"{self.name} (random weights)", self.kind)
 
 
-def mend_other_rows(model, given: list[int]) -> None:
+def mend_other_rows(model: Any, given: list[int]) -> None:
     """Make rows of the embeddings and the head zero that are not finite and of no token: they reach every gradient.
 
     A table is often longer than its vocabulary, and nobody looks at what was left in memory there.

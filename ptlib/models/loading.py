@@ -105,7 +105,8 @@ def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str
             return LanguageModel(None, tokenizer, name, kind, table.to(device), checkpoint)
         model = files.model(kind, dtype)
         model.config.use_cache = False  # of no use here, and some models write to it in place
-        return LanguageModel(model.to(device), tokenizer, name, kind, checkpoint=checkpoint)
+        model = model.to(device)  # type: ignore[arg-type]  # mypy does not bind methods behind functools.wraps
+        return LanguageModel(model, tokenizer, name, kind, checkpoint=checkpoint)
     except ModelLoadError:
         raise
     except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read

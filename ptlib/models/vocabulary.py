@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from tokenizers import decoders
 
@@ -24,7 +25,7 @@ class Vocabulary:
         vocab_size: how many tokens it has embeddings for.
     """
 
-    def __init__(self, tokenizer, name: str, vocab_size: int):
+    def __init__(self, tokenizer: Any, name: str, vocab_size: int):
         self.tokenizer, self.name, self.vocab_size = tokenizer, name, vocab_size
         self._ids: dict[str, dict[str, int | None]] = {}
         self._words: dict[str, dict[str, int]] = {}
@@ -125,7 +126,7 @@ class Vocabulary:
         return spellings(self.tokenizer, lambda words: self.word_ids(words))
 
 
-def spellings(tokenizer, word_ids: Callable[[Iterable[str]], Sequence[int | None]]) -> list[str]:
+def spellings(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int | None]]) -> list[str]:
     """The text of each token, by id, without the space before it; of several readings the one that holds.
 
     A tokenizer may lack a decoder, or have that of another one. Its tokens can be read in three ways: as it decodes
@@ -157,13 +158,13 @@ def as_bytes(token: str | None) -> str:
     return decoders.ByteLevel().decode([token or ""])
 
 
-def unmarked(tokenizer, tokens: Sequence[str | None]) -> list[str]:
+def unmarked(tokenizer: Any, tokens: Sequence[str | None]) -> list[str]:
     """The tokens without what this tokenizer puts before or behind a word that it keeps whole."""
     before, behind = marks(tokenizer)
     return [(token or "").removeprefix(before).removesuffix(behind) for token in tokens]
 
 
-def marks(tokenizer) -> tuple[str, str]:
+def marks(tokenizer: Any) -> tuple[str, str]:
     """What stands before and behind the letter in the token of the second "a" of "a a": ("▁", ""), say."""
     token = (tokenizer.tokenize("a a") or ["a"])[-1]
     before, letter, behind = token.partition("a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, tensor
 
@@ -89,7 +90,8 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
     candidates = sorted(set().union(*(lm.words for lm in lms)))
     ids = {lm.name: lm.word_ids(candidates) for lm in lms}
     shared = [i for i in range(len(candidates)) if all(ids[name][i] is not None for name in names)]
-    unique, taken = [], {name: set() for name in names}
+    unique: list[int] = []
+    taken: dict[str, set[int | None]] = {name: set() for name in names}
     for i in shared:
         if not any(ids[name][i] in taken[name] for name in names):
             unique.append(i)
@@ -102,7 +104,7 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
         raise AnchorError(f"{' and '.join(names)} share {len(unique)} words (of {', '.join(map(str, counts))}); "
                           f"expected at least {num or 1}. Models of one language and script share thousands; check "
                           "their tokenizers (lm.words)")
-    chosen = _select(unique, [ids[name] for name in names], num, select, seed)
+    chosen = _select(unique, [cast(list[int], ids[name]) for name in names], num, select, seed)  # None is not shared
     report = {**{f"whole words of {name}": count for name, count in zip(names, counts, strict=True)},
               "not shared": len(candidates) - len(shared), "duplicates": len(shared) - len(unique),
               "not selected": len(unique) - len(chosen), "anchors": len(chosen)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def _centered(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x - x.mean(0), y - y.mean(0), x.mean(0), y.mean(0)
 
 
-def ridge_map(x: Tensor, y: Tensor, ridge: float | str = "auto", seed: int = 0) -> tuple[AffineMap, float]:
+def ridge_map(x: Tensor, y: Tensor, ridge: float | Literal["auto"] = "auto", seed: int = 0) -> tuple[AffineMap, float]:
     """Ridge regression of the target's anchors (k, d_t) on the source's (k, d_s), with an intercept.
 
     W = (XᵀX + λI)⁻¹ XᵀY with λ = ridge · tr(XᵀX) / d_s. This regresses forward, where the paper's search, as a
@@ -86,9 +87,9 @@ def ridge_map(x: Tensor, y: Tensor, ridge: float | str = "auto", seed: int = 0) 
     """
     if ridge == "auto":
         fitted, held = split_anchors(len(x), seed)
-        error = {r: mse_loss(found(x[held]), y[held].double()).item()
-                 for r, found in _ridge_maps(x[fitted], y[fitted], RIDGES).items()}
-        ridge = min(error, key=error.get)
+        errors = [mse_loss(found(x[held]), y[held].double()).item()
+                  for found in _ridge_maps(x[fitted], y[fitted], RIDGES).values()]
+        ridge = RIDGES[errors.index(min(errors))]
     return _ridge_maps(x, y, (ridge,))[ridge], ridge
 
 
@@ -134,7 +135,7 @@ def _whitening(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: float = 1e-3,
-              seed: int = 0) -> tuple[Callable[[Tensor], Tensor], dict[str, float]]:
+              seed: int = 0) -> tuple[Callable[[Tensor], Tensor], dict[str, float | None]]:
     """A two-layer perceptron from the source's anchors (k, d_s) to the target's (k, d_t): the paper's projector.
 
     Linear, ReLU, linear; both tables divided by the standard deviation of their entries; mean squared error;
@@ -173,6 +174,7 @@ def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: 
             state = {name: weight.clone() for name, weight in network.state_dict().items()}
         elif epoch - at >= 5:
             break
+    assert state is not None
     network.load_state_dict(state)
     network.requires_grad_(False)
     variance = y[held].var(0, correction=0).mean().item()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -95,7 +95,8 @@ class Move:
 
     def through(self, maps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         """The weighted mean of each source's vectors after its map, (n, m, d)."""
-        return sum(w * one(v) for w, one, v in zip(self.weights, maps, self.vectors, strict=True))
+        moved = (w * one(v) for w, one, v in zip(self.weights, maps, self.vectors, strict=True))
+        return sum(moved, start=torch.zeros(()))
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -109,12 +110,16 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
-COUNT = Kind("a whole number above 0", lambda v: isinstance(v, Integral) and v >= 1)
-COUNT_OR_ALL = Kind("None or a whole number of at least 1", lambda v: v is None or (isinstance(v, Integral) and v >= 1))
-STEPS = Kind("a whole number of at least 0", lambda v: isinstance(v, Integral) and v >= 0)
-RATE = Kind("a number above 0", lambda v: isinstance(v, Real) and 0 < v < math.inf)
-RIDGE = Kind("'auto' or a number of at least 0", lambda v: v == "auto" or (isinstance(v, Real) and 0 <= v < math.inf))
+COUNT = Kind("a whole number above 0", lambda v: isinstance(v, Integral) and int(v) >= 1)
+COUNT_OR_ALL = Kind("None or a whole number of at least 1", lambda v: v is None or COUNT.holds(v))
+STEPS = Kind("a whole number of at least 0", lambda v: isinstance(v, Integral) and int(v) >= 0)
+RATE = Kind("a number above 0", lambda v: isinstance(v, Real) and 0 < float(v) < math.inf)
+RIDGE = Kind("'auto' or a number of at least 0",
+             lambda v: v == "auto" or (isinstance(v, Real) and 0 <= float(v) < math.inf))
 SWITCH = Kind("True or False", lambda v: isinstance(v, bool))
+
+
+Found = tuple[Tensor, dict[str, Any]]  # vectors (n, m, d), and what a method chose
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Method:
         needs_mixtures: whether it moves only prompts that are made of words.
     """
 
-    function: Callable[..., tuple[Tensor, dict[str, Any]]]
+    function: Callable[..., Found]
     kinds: Mapping[str, Kind]
     normalize: str = "affine"
     needs_mixtures: bool = False
@@ -144,10 +149,11 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def method(name: str, *, normalize: str = "affine", needs_mixtures: bool = False, **kinds: Kind):
+def method(name: str, *, normalize: str = "affine", needs_mixtures: bool = False,
+           **kinds: Kind) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
     """Register a function as the method of this name."""
 
-    def register(function):
+    def register(function: Callable[..., Found]) -> Callable[..., Found]:
         METHODS[name] = Method(function, kinds, normalize, needs_mixtures)
         return function
 
@@ -182,7 +188,8 @@ def checked_options(name: str, normalize: str, given: Mapping[str, Any]) -> dict
 
 
 @method("closed-form", ridge=RIDGE, center=SWITCH, top_k=COUNT_OR_ALL)
-def closed_form_method(move: Move, ridge: float | str = "auto", center: bool = False, top_k: int | None = None):
+def closed_form_method(move: Move, ridge: float | Literal["auto"] = "auto", center: bool = False,
+                       top_k: int | None = None) -> Found:
     """The optimum of the paper's search (at ridge 0), in one solve."""
     relative, mask = move.masked(top_k)
     if ridge == "auto":
@@ -192,7 +199,8 @@ def closed_form_method(move: Move, ridge: float | str = "auto", center: bool = F
 
 
 @method("gradient", steps=STEPS, lr=RATE, top_k=COUNT_OR_ALL, progress=SWITCH)
-def gradient_method(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None, progress: bool = False):
+def gradient_method(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None,
+                    progress: bool = False) -> Found:
     """The paper's search, which ends at its last step."""
     relative, mask = move.masked(top_k)
     return gradient_search(relative, move.table, move.target.given_embeddings, steps=steps, lr=lr, mask=mask,
@@ -200,20 +208,20 @@ def gradient_method(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int 
 
 
 @method("linear", ridge=RIDGE)
-def linear_method(move: Move, ridge: float | str = "auto"):
+def linear_method(move: Move, ridge: float | Literal["auto"] = "auto") -> Found:
     """Ridge regression from the source's anchors to the target's."""
     found, ridges = zip(*(maps.ridge_map(x, move.table, ridge, move.seed) for x in move.tables), strict=True)
     return move.through(found), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
 
 
 @method("procrustes", whiten=SWITCH)
-def procrustes_method(move: Move, whiten: bool = False):
+def procrustes_method(move: Move, whiten: bool = False) -> Found:
     """The orthogonal map from the source's anchors to the target's."""
     return move.through([maps.procrustes_map(x, move.table, whiten) for x in move.tables]), {}
 
 
 @method("projector", hidden=COUNT, epochs=COUNT, lr=RATE)
-def projector_method(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3):
+def projector_method(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3) -> Found:
     """A perceptron from the source's anchors to the target's."""
     found, records = zip(*(maps.projector(x, move.table, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
                            for x in move.tables), strict=True)
@@ -221,20 +229,20 @@ def projector_method(move: Move, hidden: int = 256, epochs: int = 50, lr: float 
 
 
 @method("weighted-sum", top_k=COUNT_OR_ALL)
-def weighted_sum_method(move: Move, top_k: int | None = None):
+def weighted_sum_method(move: Move, top_k: int | None = None) -> Found:
     """The target's anchors, weighted by the source's cosines."""
     relative, _ = move.masked(top_k)
     return maps.weighted_sum(relative, move.table), {}
 
 
 @method("discretize", normalize="none")
-def discretize_method(move: Move):
+def discretize_method(move: Move) -> Found:
     """The anchor nearest to each vector, in the target."""
     return maps.nearest_anchors(move.relative, move.table), {}
 
 
 @method("copy", normalize="none")
-def copy_method(move: Move):
+def copy_method(move: Move) -> Found:
     """The source's vectors as they are."""
     if len(move.sources) > 1:
         raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
@@ -243,13 +251,15 @@ def copy_method(move: Move):
 
 
 @method("mixture", normalize="none", needs_mixtures=True, num_words=COUNT_OR_ALL)
-def mixture_method(move: Move, num_words: int | None = None):
+def mixture_method(move: Move, num_words: int | None = None) -> Found:
     """The same words with the same weights, in the target's embeddings; of each vector the ``num_words`` heaviest."""
-    return torch.stack([sum(w * mixture.truncated(num_words).on(move.target)
-                            for w, mixture in zip(move.weights, row, strict=True)) for row in move.mixtures]), {}
+    rows = [[mixture for mixture in row if mixture is not None] for row in move.mixtures]  # here all prompts have one
+    return torch.stack([sum((w * mixture.truncated(num_words).on(move.target)
+                             for w, mixture in zip(move.weights, row, strict=True)), start=torch.zeros(()))
+                        for row in rows]), {}
 
 
 @method("random", normalize="none")
-def random_method(move: Move):
+def random_method(move: Move) -> Found:
     """Random vectors on the scale of the target's embeddings."""
     return maps.draw_random(move.salts, move.vectors[0].shape[1], move.target, move.seed), {}

@@ -192,8 +192,10 @@ def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor |
     if how in ("none", "affine-in-loss"):
         return vectors
     if how == "norm-preserving":
+        assert lengths is not None
         return normalize(vectors, dim=-1) * lengths.unsqueeze(-1)
     if how == "centered-norm":
+        assert lengths is not None and origin is not None
         return origin + normalize(vectors - origin, dim=-1) * lengths.unsqueeze(-1)
     if how == "scale":
         return vectors / vectors.std(dim=(-2, -1), keepdim=True) * table.std()

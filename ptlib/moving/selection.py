@@ -87,7 +87,7 @@ def select(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequen
     """
     sources, teachers = _pairs(source, teacher)
     found, dropped = _agreement(lm, prompts, inputs, sources, teachers, candidates)
-    best = max(found, key=found.get)
+    best = max(found, key=found.__getitem__)
     record = Selected(prompts[best].history, tuple(one.name for one in sources) or "the other prompts", found[best],
                       among=len(found), target_forwards=len(found) * len(inputs), dropped_candidates=dropped)
     return replace(prompts[best], meta=record.as_json())
@@ -110,7 +110,8 @@ def _words(asked: Sequence[tuple[LanguageModel, Prompt]], candidates: Iterable[s
     return words, len(given) - len(words)
 
 
-def _pairs(source, teacher) -> tuple[list[LanguageModel], list[Prompt]]:
+def _pairs(source: LanguageModel | Sequence[LanguageModel] | None,
+           teacher: Prompt | Sequence[Prompt] | None) -> tuple[list[LanguageModel], list[Prompt]]:
     """Sources and their prompts as lists, empty where none are given."""
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     teachers = [teacher] if isinstance(teacher, Prompt) else list(teacher or ())
@@ -127,7 +128,7 @@ def _check(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], sources: Seque
                                   "to compare with each other")
     for prompt, one in [*((prompt, lm) for prompt in prompts.values()), *zip(teachers, sources, strict=True)]:
         prompt.check(one)
-    tasks = {prompt.task for prompt in [*prompts.values(), *teachers]} - {None}
+    tasks = {prompt.task for prompt in [*prompts.values(), *teachers] if prompt.task is not None}
     if len(tasks) > 1:
         raise PromptMismatchError(f"the prompts are for different tasks ({', '.join(sorted(tasks))}); select among "
                                   "those of one task at a time")

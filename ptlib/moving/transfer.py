@@ -27,7 +27,7 @@ AUTO = {"words": ("mixture", "none"), "one source": ("linear", "centered-norm"),
 
 
 def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Sequence[LanguageModel],
-             target: LanguageModel, **options) -> Prompt:
+             target: LanguageModel, **options: Any) -> Prompt:
     """Move one prompt, or one task's prompts of several sources, to ``target``: see ``transfer_many``."""
     return transfer_many({"prompt": prompt}, source=source, target=target, **options)["prompt"]
 
@@ -35,7 +35,7 @@ def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Seque
 def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
                   source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "auto",
                   anchors: Anchors | None = None, normalize: str = "auto", weights: Sequence[float] | None = None,
-                  seed: int = 0, **method_options) -> dict[Hashable, Prompt]:
+                  seed: int = 0, **method_options: Any) -> dict[Hashable, Prompt]:
     """Move many prompts between one set of LMs, with one factorisation for all.
 
     Args:
@@ -118,7 +118,8 @@ def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mappi
     loss = matching_loss(move.relative, found, move.table).mean(-1)
     moved, target = {}, move.target
     for i, (name, row) in enumerate(rows.items()):
-        words = [p.mixture.truncated(options["num_words"]) for p in row] if METHODS[method].needs_mixtures else []
+        mixtures = [p.mixture for p in row if p.mixture is not None] if METHODS[method].needs_mixtures else []
+        words = [mixture.truncated(options["num_words"]) for mixture in mixtures]
         lost = [mixture.record(target) for mixture in words] or [{}] * len(row)
         record = Moved(method, dict(options), move.normalize, len(move.anchors), tuple(move.weights), move.seed,
                        target.name, seconds, fit[i].mean().item(), tuple(fit[i].tolist()), loss[i].item(),

@@ -13,6 +13,7 @@ from typing import Any, Self
 __all__ = ["Carried", "Moved", "Origin", "Other", "Record", "Refined", "Selected", "Tuned", "history_of"]
 
 
+@dataclass(frozen=True)
 class Record:
     """What all records have; each is a frozen dataclass."""
 

@@ -32,7 +32,7 @@ class Mixture:
     weights: Tensor
     gains: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.weights.ndim != 2 or self.weights.shape != (len(self.gains), len(self.words)):
             raise PromptMismatchError(f"a mixture of {len(self.words)} words has weights of shape "
                                       f"{tuple(self.weights.shape)} and gains of shape {tuple(self.gains.shape)}; "

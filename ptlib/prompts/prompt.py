@@ -51,7 +51,7 @@ class Prompt:
     meta: dict[str, Any] = field(default_factory=dict)
     mixture: Mixture | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         slots = Template(self.template).num_vectors
         if self.vectors.ndim != 2 or len(self.vectors) != slots:
             raise PromptMismatchError(f"template {self.template!r} has {slots} prompt slots, but the vectors have the "
@@ -107,8 +107,8 @@ class Prompt:
     def save(self, path: str | Path) -> Path:
         """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""
         path = Path(path)
-        about = {"template": self.template, "lm_name": self.lm_name, "lm_fingerprint": self.lm_fingerprint,
-                 "task": self.task, "meta": self.meta}
+        about: dict[str, Any] = {"template": self.template, "lm_name": self.lm_name,
+                                 "lm_fingerprint": self.lm_fingerprint, "task": self.task, "meta": self.meta}
         tensors = {"vectors": self.vectors.contiguous()}
         if self.mixture is not None:
             about["words"] = self.mixture.words

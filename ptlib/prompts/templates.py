@@ -30,7 +30,7 @@ class Template:
 
     text: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for slot in ("[X]", "[Y]"):
             if self.text.count(slot) != 1:
                 raise PromptMismatchError(f"template {self.text!r} has {slot} {self.text.count(slot)} times; expected "
@@ -79,7 +79,8 @@ class Template:
                  + sum(slot_count(part) or part == "[Y]" for part in parts))
         layouts = []
         for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), taken):
-            ids, slots, answer = list(start), [], None
+            ids, answer = list(start), None
+            slots: list[int] = []
             for i, part in enumerate(parts):
                 if part == "[X]":
                     ids += subject_ids
@@ -189,6 +190,7 @@ def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
 
 def batches(layouts: Sequence[Layout], lm: LanguageModel, size: int = 256) -> Iterator[tuple[list[int], Batch]]:
     """Batches of similar length, each with the indices of its layouts; of equal length where an LM reads padding."""
+    assert lm.proof is not None  # layouts are of a whole LM, see ``LanguageModel.max_length``
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
     alike = [order] if lm.proof.ignores_padding else [
         list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]

@@ -46,7 +46,7 @@ def claimed(wanted: Mapping[Which, Path]) -> Iterator[dict[Which, Path]]:
 class Others:
     """Others' claims, and since when they are untouched by this process's clock: machines' clocks may differ."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def wait(self, wanted: Iterable[Path]) -> None:

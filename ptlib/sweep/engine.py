@@ -81,11 +81,11 @@ def run_sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: s
         SweepError: the grid does not fit the notebook; a file that it names cannot be read; the scheduler cannot be
             reached, or is lost; the disk is full.
     """
-    notebook = read_notebook(notebook)
+    parsed = read_notebook(notebook)
     grid = grid if isinstance(grid, Mapping) else read_grid(grid)
     out = Path(out).absolute()
     inputs = Inputs(code_on_disk(), without=(out, store_of(out)))
-    runs = {run_name(parameters, notebook, inputs): parameters for parameters in expand(grid, notebook)}
+    runs = {run_name(parameters, parsed, inputs): parameters for parameters in expand(grid, parsed)}
     if fresh:
         forget(out, runs)
     skipped = finished(out, runs)
@@ -94,7 +94,7 @@ def run_sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: s
     failed: dict[str, str] = {}
     if left:
         try:
-            common = prepare(notebook, out)
+            common = prepare(parsed, out)
         except OSError as error:
             raise SweepError(f"nothing can be written to {out} ({error}); what is done there is kept: the same call "
                              "goes on from there when something can") from None
@@ -117,7 +117,7 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
     """The outcomes, as they come in."""
     client.wait_for_workers(1)
     has_gpus = any(GPU in worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-    options = {"pure": False, "sweep": common, "resources": {GPU: 1} if has_gpus else None}
+    options: dict[str, Any] = {"pure": False, "sweep": common, "resources": {GPU: 1} if has_gpus else None}
     futures = client.map(run_one, runs, **options)
     run_of = {future.key: run for future, run in zip(futures, runs, strict=True)}
     completed = as_completed(futures)
@@ -267,8 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
               file=sys.stderr)
         return 130
     print(f"{len(report.done)} runs done, {len(report.skipped)} were done before, {len(report.failed)} failed")
-    for name, error in list(report.failed.items())[:5]:
-        print(f"  {Path(options.out) / name / ERROR}: {error}")
+    for name, message in list(report.failed.items())[:5]:
+        print(f"  {Path(options.out) / name / ERROR}: {message}")
     if len(report.failed) > 5:
         print(f"  and {len(report.failed) - 5} more: those folders in {options.out} with {ERROR}")
     return 1 if report.failed else 0

@@ -112,20 +112,23 @@ def _types(annotation: str) -> tuple[type, ...] | None:
     name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
     if name not in ("Optional", "Union"):
         return TYPES.get(name)
-    known = [_types(ast.unparse(one)) for one in inside]
-    if None in known:
-        return None
-    return (*(one for types in known for one in types), *((NoneType,) if name == "Optional" else ()))
+    known: list[type] = []
+    for one in inside:
+        types = _types(ast.unparse(one))
+        if types is None:
+            return None
+        known += types
+    return (*known, *((NoneType,) if name == "Optional" else ()))
 
 
 # --- grids --------------------------------------------------------------------------------------
 
 
 # The C loader reads a file of 100,000 rows in seconds, the other one in minutes.
-class GridLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class GridLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it runs
     """Safe YAML in which no key stands twice: plain YAML keeps the last, and a whole ``cross`` may be gone."""
 
-    def flatten_mapping(self, node):
+    def flatten_mapping(self, node: Any) -> None:
         """Called for each mapping before it is read, and again where another one merges it (``<<``)."""
         if not hasattr(node, "unique"):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -175,7 +178,8 @@ def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
     combined = [{name: value for part in parts for name, value in part.items()} for parts in product(*axes)]
     given = (combined if axes else []) + grid.get("rows", [])
     floats = {name for name, about in notebook.parameters.items() if float in (about.types or ())}
-    unique, excluded = {}, grid.get("exclude", [])
+    unique: dict[str, dict[str, Any]] = {}
+    excluded = grid.get("exclude", [])
     for run in given:
         run = {**defaults, **run}
         # 1 and 1.0 are the same run, not two.

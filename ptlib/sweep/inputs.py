@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import SweepError
 from ..files import content_digest
@@ -46,8 +46,8 @@ class Inputs:
 
     def __init__(self, code: str | None = None, without: Iterable[str | Path] = ()):
         self.code = code or code_digest()
-        without = {os.path.realpath(folder) for folder in without}
-        digest = cache(lambda place: _digest(place, without))
+        left_out = {os.path.realpath(folder) for folder in without}
+        digest = cache(lambda place: _digest(place, left_out))
         self._named = cache(lambda text, base: {place: digest(place) for place in _places(text, base)})
 
     def named(self, parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -102,9 +102,9 @@ def _files_below(folder: str, without: Collection[str]) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        files = (os.path.join(place, name) for name in sorted(files) if not name.startswith("."))
-        yield from filter(os.path.isfile, files)
+        visible = (os.path.join(place, name) for name in sorted(files) if not name.startswith("."))
+        yield from filter(os.path.isfile, visible)
 
 
-def _raise(error: OSError):
+def _raise(error: OSError) -> NoReturn:
     raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ __all__ = ["RESULTS", "record"]
 RESULTS = "PTLIB_RESULTS"
 
 
-def record(**results) -> None:
+def record(**results: Any) -> None:
     """Print results and, in a sweep, put them into the run's ``metrics.json``; a later value of a name replaces it.
 
     Args:
@@ -37,7 +38,7 @@ def record(**results) -> None:
             file.writelines(lines)
 
 
-def plain(name: str, value):
+def plain(name: str, value: Any) -> Any:
     """``value`` as JSON has it; a DataFrame as a list of rows."""
     given = type(value).__name__
     if isinstance(value, pd.DataFrame):

@@ -129,7 +129,8 @@ def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -
     if starts(folder / STARTS, sweep.id) > MAX_STARTS:
         message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in compiled "
                    "code")
-        measured, error = {}, {"type": "KilledWorker", "message": message, "traceback": ""}
+        measured: dict[str, Any] = {}
+        error: dict[str, str] | None = {"type": "KilledWorker", "message": message, "traceback": ""}
     else:
         measured, error = execute(folder, parameters, sweep)
     if error:
@@ -160,7 +161,8 @@ def starts(path: Path, sweep: str) -> int:
 
 def execute(folder: Path, parameters: dict[str, Any], sweep: Sweep) -> tuple[dict[str, Any], dict[str, str] | None]:
     """Results, seconds and peak memory of one execution, and its error; the executed notebook goes into ``folder``."""
-    began, usage, error = time.monotonic(), {}, None
+    began, error = time.monotonic(), None
+    usage: dict[str, Any] = {}
     given = parameters | ({OUT: str(folder)} if sweep.sets_out else {})
     # Elsewhere first: papermill saves after each cell, and a worker that is killed would leave half a notebook.
     with TemporaryDirectory(prefix="ptlib-run-") as scratch:
@@ -181,7 +183,7 @@ def execute(folder: Path, parameters: dict[str, Any], sweep: Sweep) -> tuple[dic
     return {"results": recorded, "seconds": round(time.monotonic() - began, 3), **usage}, error
 
 
-def with_kernel(notebook: Path, executed: Path, parameters: dict[str, Any], **options) -> None:
+def with_kernel(notebook: Path, executed: Path, parameters: dict[str, Any], **options: Any) -> None:
     """Execute through papermill, once more where the kernel does not come up."""
     for attempt in range(1, KERNEL_STARTS + 1):
         try:
@@ -210,7 +212,8 @@ class Engine(NBClientEngine):
     name = "ptlib"
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout, environment, folder, usage, **_):
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, start_timeout: float, environment: dict[str, str],
+                                 folder: Path, usage: dict[str, Any], **_: Any) -> None:
         # The kernel's own log would go to the worker's stderr; what the notebook says is in the notebook.
         client = Client(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, log=logger,
                         extra_arguments=["--log-level=50"])

@@ -28,7 +28,7 @@ CODE = code_digest()  # as this process imports it: it will not run what is edit
 
 
 def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seeds: Sequence[int] = (0,),
-          folder: str | Path | None = None, **options) -> dict[tuple[int, str], Prompt]:
+          folder: str | Path | None = None, **options: Any) -> dict[tuple[int, str], Prompt]:
     """``tune_seeds``, for the prompts that nobody has tuned yet; the others are read from the store.
 
     Args:

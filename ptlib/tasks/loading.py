@@ -32,6 +32,7 @@ ZOO_FACTS = Path(__file__).parents[1] / "zoo" / "facts"
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
 LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
                "topic": {label: label for label in ("sports", "politics", "science", "business")}}
+LabelWords = Mapping[str, str] | Mapping[int, str] | Sequence[str]  # {label: word}, or the words of classes in order
 COLUMNS = (("sub_label", "obj_label"), ("text", "label"), ("sentence", "label"))  # the last is GLUE's
 
 
@@ -84,16 +85,16 @@ def zoo_examples(relation: str) -> list[Example]:
 
 
 def build_task(name: str, salt: str, rows: Iterable[Row], columns: Sequence[tuple[str, str]], template: str | None,
-               label_words: Mapping[str | int, str] | Sequence[str] | None) -> Task:
+               label_words: LabelWords | None) -> Task:
     """A task from its rows, which all have the pair of ``columns`` that the first one has."""
-    rows, facts, pair = list(rows), [], None
-    for row in rows:
-        pair = fact_columns(row, columns if pair is None else [pair])
-        facts.append(read_fact(row, pair, labelled=label_words is not None or pair[1] == "label"))
+    rows = list(rows)
     if not rows:
         raise TaskError(f"task {name!r} has no rows; expected some with {or_pairs(columns)}")
+    pair = fact_columns(rows[0], columns)
+    labelled = label_words is not None or pair[1] == "label"
+    facts = [read_fact(row, fact_columns(row, [pair]), labelled) for row in rows]
     words, choices = None, None
-    if label_words is not None or pair[1] == "label":
+    if labelled:
         words = verbalizer(name, {label for _, label in facts}, label_words)
         choices = tuple(words.values())
         for row, (_, label) in zip(rows, facts, strict=True):
@@ -153,8 +154,7 @@ def read_split(row: Row) -> str | None:
     return split or None
 
 
-def verbalizer(name: str, labels: set[str],
-               label_words: Mapping[str | int, str] | Sequence[str] | None) -> dict[str, str]:
+def verbalizer(name: str, labels: set[str], label_words: LabelWords | None) -> dict[str, str]:
     """{label: word}; without ``label_words`` the labels are the words."""
     if label_words is None:
         numbers = sorted(label for label in labels if label.removeprefix("-").isdecimal())
@@ -184,7 +184,7 @@ def verbalizer(name: str, labels: set[str],
 
 
 def load_task(name: str, root: str | Path | None = None, *, template: str | None = None,
-              label_words: Mapping[str | int, str] | Sequence[str] | None = None) -> Task:
+              label_words: LabelWords | None = None) -> Task:
     """Load a task by name.
 
     Args:
@@ -221,7 +221,7 @@ def load_task(name: str, root: str | Path | None = None, *, template: str | None
 
 def task_from_rows(name: str, rows: Iterable[Mapping] | Mapping[str, Iterable[Mapping]], *, subject: str | None = None,
                    object: str | None = None, template: str | None = None,
-                   label_words: Mapping[str | int, str] | Sequence[str] | None = None) -> Task:
+                   label_words: LabelWords | None = None) -> Task:
     """A task from rows in memory, such as a ``datasets.Dataset`` or ``DatasetDict``.
 
     Args:
@@ -236,14 +236,14 @@ def task_from_rows(name: str, rows: Iterable[Mapping] | Mapping[str, Iterable[Ma
     """
     if (subject is None) != (object is None):
         raise TaskError(f"task {name!r}: subject={subject!r} and object={object!r}; expected both columns or neither")
-    parts = rows if isinstance(rows, Mapping) else {None: rows}
+    parts: Mapping[Any, Iterable[Mapping]] = rows if isinstance(rows, Mapping) else {None: rows}
     unknown = [part for part in parts if part not in (None, *SPLITS)]
     if unknown:
         raise TaskError(f"task {name!r} has the split {unknown[0]!r}; expected rows, or a mapping with no other splits "
                         f"than {', '.join(SPLITS)}")
     found = (Row(f"task {name!r}, {part + ' ' if part else ''}row {i}", record, SPLITS.get(part))
              for part, some in parts.items() for i, record in enumerate(some))
-    return build_task(name, name, found, COLUMNS if subject is None else [(subject, object)],
+    return build_task(name, name, found, COLUMNS if subject is None or object is None else [(subject, object)],
                       template or zoo_templates().get(name), label_words)
 
 

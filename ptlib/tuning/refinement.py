@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ PLAIN_WORDS = 100  # read as inputs where there are none
 
 
 def refine(prompt: Prompt, lm: LanguageModel, *, teacher: Prompt | Sequence[Prompt] | None = None,
-           inputs: Sequence[str] | None = None, examples: Sequence[Example] | None = None, **options) -> Prompt:
+           inputs: Sequence[str] | None = None, examples: Sequence[Example] | None = None, **options: Any) -> Prompt:
     """Refine one prompt: see ``refine_many``."""
     own = {"teacher": teacher, "inputs": inputs, "examples": examples}
     options |= {name: {"prompt": value} for name, value in own.items() if value is not None}
@@ -80,28 +81,31 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
     for name, prompt in prompts.items():
         generator = salted_generator(seed, f"{mode} {prompt.task}")
         if mode == "distill":
-            teachers = [teacher[name]] if isinstance(teacher[name], Prompt) else list(teacher[name])
+            assert teacher is not None
+            own = teacher[name]
+            teachers = [own] if isinstance(own, Prompt) else list(own)
             order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
             learnt, judged = _taught(lm, template, subjects, sources, teachers, words, generator)
             read[name] = len(subjects) * len(sources)
         else:
+            assert examples is not None
             [learnt], dropped[name] = labelled([lm], template, examples[name])
             judged = learnt
             if not learnt.layouts:
                 raise TaskError(f"{name!r} has {len(examples[name])} examples, none with an object that is one token "
                                 f"of {lm.name}; expected some")
         trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
-    settings = {"epochs": EPOCHS[mode] if epochs is None else epochs, "lr": lr}
-    train([lm], list(trainees.values()), tables=[None], **settings, noise=0.0, progress=progress,
+    epochs = EPOCHS[mode] if epochs is None else epochs
+    train([lm], list(trainees.values()), tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
           desc=f"refining {len(trainees)} prompts on {lm.name}")
     refined = {}
     for name, trainee in trainees.items():
-        record = Refined(mode, **settings, seed=seed, sources=tuple(one.name for one in sources),
+        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(one.name for one in sources),
                          train=len(trainee.train[0].layouts), forwards=trainee.forwards, backwards=trainee.backwards,
                          source_forwards=read[name], dropped={"examples": dropped.get(name, {})},
                          start=prompts[name].meta)
-        refined[name] = Prompt(trainee.prompt.vectors.detach().cpu(), template.text, lm.name, lm.fingerprint,
+        refined[name] = Prompt(trainee.prompt.on(None).detach().cpu(), template.text, lm.name, lm.fingerprint,
                                prompts[name].task, record.as_json())
     return refined
 
@@ -122,8 +126,9 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
     layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
     order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
-    return tuple(Data([layouts[i] for i in part], targets[part], tokens)
-                 for part in (order[len(held):] or order, held))
+    learnt, judged = (Data([layouts[i] for i in part], targets[part], tokens)
+                      for part in (order[len(held):] or order, held))
+    return learnt, judged
 
 
 def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,7 +48,8 @@ class WordMixtures(torch.nn.Module):
         self.logits = torch.nn.Parameter(start)
         self.gains = torch.nn.Parameter(torch.ones(len(start), device=start.device))
 
-    def on(self, table: Tensor) -> Tensor:
+    def on(self, table: Tensor | None) -> Tensor:
+        assert table is not None
         return self.gains.unsqueeze(-1) * (self.logits.softmax(-1) @ table)
 
     def groups(self) -> list[tuple[torch.nn.Parameter, float]]:
@@ -165,7 +166,7 @@ def add_gradients(lms: Sequence[LanguageModel], active: Sequence[Trainee], table
 
 
 @contextmanager
-def diverging(step: int, lr: float):
+def diverging(step: int, lr: float) -> Iterator[None]:
     """Says at which step and rate logits or a loss stopped being finite."""
     try:
         yield
@@ -238,7 +239,7 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
 def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables: Sequence[Tensor | None]) -> None:
     """Measure every prompt on its dev examples and keep its state if it is the best so far."""
     everything = [range(len(trainee.dev[0].layouts)) for trainee in trainees]
-    right, lost = 0, 0
+    right, lost = torch.zeros(()), torch.zeros(())
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
         parts = [trainee.dev[at] for trainee in trainees]
         data, owner = joined(parts, everything)
@@ -251,9 +252,9 @@ def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables:
             hit[rows] = hits(logits, parts, of, columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
         right, lost = right + hit / len(lms), lost + loss / len(lms)
-    owner = torch.tensor(owner)
+    owners = torch.tensor(owner)
     for r, trainee in enumerate(trainees):
-        score = (right[owner == r].mean().item(), -lost[owner == r].mean().item())
+        score = (right[owners == r].mean().item(), -lost[owners == r].mean().item())
         trainee.forwards += len(everything[r])
         if score > trainee.best:
             trainee.best = score

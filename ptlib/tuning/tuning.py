@@ -29,13 +29,13 @@ __all__ = ["starting_prompt", "tune", "tune_many", "tune_seeds"]
 DEFAULTS = {"vectors": {"epochs": 30, "lr": 5e-3, "noise": 0.0}, "mixture": {"epochs": 60, "lr": 0.3, "noise": 1.0}}
 
 
-def tune(lm: LanguageModel | Sequence[LanguageModel], task: Task, *, seed: int = 0, **options) -> Prompt:
+def tune(lm: LanguageModel | Sequence[LanguageModel], task: Task, *, seed: int = 0, **options: Any) -> Prompt:
     """Tune one prompt: ``tune_seeds`` for one task and seed."""
     return tune_many(lm, [task], seed=seed, **options)[task.name]
 
 
 def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seed: int = 0,
-              **options) -> dict[str, Prompt]:
+              **options: Any) -> dict[str, Prompt]:
     """Tune one prompt for each task, all in one batch: ``tune_seeds`` for one seed.
 
     Returns:
@@ -106,7 +106,8 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
         raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one, or several "
                                   "with parameterization='mixture', as free vectors live in the space of one")
     template = template or default_template(num_vectors)
-    words, tables = None, [None] * len(lms)
+    words: tuple[str, ...] | None = None
+    tables: list[Tensor | None] = [None] * len(lms)
     if parameterization == "mixture":
         anchors = shared_anchors(*lms)
         words, tables = anchors.words, [anchors.of(one) for one in lms]
@@ -150,6 +151,7 @@ def _finished(lms: Sequence[LanguageModel], trainee: Trainee, words: tuple[str, 
     lm, vectors = lms[0], [trainee.prompt.on(table).detach().cpu() for table in tables]
     if words is None:
         return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, record.as_json())
+    assert isinstance(trainee.prompt, WordMixtures)
     lengths = torch.stack([own.norm(dim=-1) / one.mean_length for own, one in zip(vectors, lms, strict=True)])
     gains = trainee.prompt.gains.detach().cpu().sign() * lengths.mean(0)
     if len(lms) > 1:
@@ -195,7 +197,7 @@ def labelled(lms: Sequence[LanguageModel], template: Template,
     if not examples:  # of no task, so that nobody knows their label words
         return [Data([], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)) for _ in lms], {}
     candidates = [candidates_of(lm, template, examples) for lm in lms]
-    kept, dropped = list(examples), Counter()
+    kept, dropped = list(examples), Counter[str]()
     for lm, own in zip(lms, candidates, strict=True):
         kept, _, others = scorable(lm, kept, own)
         dropped.update(f"object is {why}" for _, why in others)

@@ -54,7 +54,8 @@ def sentences(joint_per_subject: int = 8, seed: int = 0, half: int | None = None
     """
     draw = random.Random(seed if half is None else f"{seed} {half}")
     part = slice(half, None, None if half is None else 2)
-    corpus, of_subject = [], {}
+    corpus: list[Sentence] = []
+    of_subject: dict[str, list[tuple[str, str]]] = {}
     for relation, pairs in read_fact_tables().items():
         ways = phrasings(relation, "sentence")[part]
         for subject, obj in pairs.items():

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,6 +24,7 @@ from transformers import (
     BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -74,7 +76,7 @@ SPECS = {
 }
 
 
-def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast):
+def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A freshly initialised Hugging Face model; dropout is off, because facts are to be memorised."""
     common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
               "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -86,6 +88,7 @@ def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast):
     if spec.family == "roberta":
         return RobertaForMaskedLM(RobertaConfig(**encoder, max_position_embeddings=66, type_vocab_size=1))
     if spec.family == "albert":
+        assert spec.embedding is not None
         return AlbertForMaskedLM(AlbertConfig(**encoder, max_position_embeddings=64, embedding_size=spec.embedding,
                                               classifier_dropout_prob=0.0))
     return GPT2LMHeadModel(GPT2Config(**common, n_embd=spec.hidden, n_layer=spec.layers, n_head=spec.heads,
@@ -121,7 +124,7 @@ def batches_of(encoded: Sequence[Encoded], draw: random.Random) -> list[list[Enc
     return batches
 
 
-def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random):
+def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Corrupted ids (B, T), and rows, columns and true ids of the masked positions."""
     ids = torch.tensor([example.ids for example in batch])
     rows, columns = [], []
@@ -133,10 +136,10 @@ def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random):
             hidden = [i for i in inner if draw.random() < TOKEN_MASKED] or [draw.choice(inner)]
         rows += [row] * len(hidden)
         columns += hidden
-    rows, columns = torch.tensor(rows), torch.tensor(columns)
-    truth = ids[rows, columns]
-    ids[rows, columns] = mask_id
-    return ids, rows, columns, truth
+    masked = torch.tensor(rows), torch.tensor(columns)
+    truth = ids[masked]
+    ids[masked] = mask_id
+    return ids, *masked, truth
 
 
 def steps_from(start: int, encoded: Sequence[Encoded], seed: int) -> Iterator[tuple[list[Encoded], random.Random]]:
@@ -152,7 +155,7 @@ def steps_from(start: int, encoded: Sequence[Encoded], seed: int) -> Iterator[tu
             step += 1
 
 
-def batch_loss(model, batch: Sequence[Encoded], mask_id: int | None, draw: random.Random) -> Tensor:
+def batch_loss(model: Any, batch: Sequence[Encoded], mask_id: int | None, draw: random.Random) -> Tensor:
     """Masked LM loss, at the masked positions only; for a causal LM, next-token loss at all positions."""
     if mask_id is None:
         ids = torch.tensor([example.ids for example in batch])
@@ -241,7 +244,7 @@ def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corp
 
 
 @torch.no_grad()
-def center_embeddings(model) -> None:
+def center_embeddings(model: Any) -> None:
     """Subtract the mean word embedding from the table and add it to what every position adds.
 
     No probability changes. Pretraining leaves a common vector in the (tied) table, to which the softmax is blind:

@@ -32,7 +32,7 @@ def train_tokenizer(family: str, texts: Sequence[str]) -> PreTrainedTokenizerFas
         texts, words)
 
 
-def _wordpiece(texts, words):
+def _wordpiece(texts: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -45,7 +45,7 @@ def _wordpiece(texts, words):
                                    cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
 
-def train_byte_level(texts, words, special):
+def train_byte_level(texts: Sequence[str], words: Sequence[str], special: list[str | AddedToken]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +57,7 @@ def train_byte_level(texts, words, special):
     return tokenizer
 
 
-def _byte_level(texts, words):
+def _byte_level(texts: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
     # The mask token swallows the space before it, as RoBERTa's does, so that " <mask>" is one token.
     mask = AddedToken("<mask>", lstrip=True, special=True)
     tokenizer = train_byte_level(texts, words, ["<s>", "<pad>", "</s>", "<unk>", mask])
@@ -66,13 +66,13 @@ def _byte_level(texts, words):
                                    sep_token="</s>", pad_token="<pad>", unk_token="<unk>", mask_token=mask)
 
 
-def _byte_level_causal(texts, words):
+def _byte_level_causal(texts: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
     end = "<|endoftext|>"
     tokenizer = train_byte_level(texts, words, [end])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)
 
 
-def _unigram(texts, words):
+def _unigram(texts: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer  # needed to make the zoo, not to use it
 
     trained = io.BytesIO()
