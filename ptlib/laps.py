@@ -14,7 +14,7 @@ class Laps:
         seconds: {step: how long it took}.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 

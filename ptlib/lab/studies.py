@@ -20,6 +20,7 @@ from ..moving.anchors import shared_anchors
 from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
+from ..prompts.history import Moved
 from ..prompts.prompt import Prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
@@ -135,7 +136,7 @@ class Study:
         return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
 
     def distill(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
-                inputs: Mapping[str, Sequence[str]] | None, **options) -> dict[Hashable, Prompt]:
+                inputs: Mapping[str, Sequence[str]] | None, **options: Any) -> dict[Hashable, Prompt]:
         """``refine_many`` without labels: on the target, prompts learn the answers that the source gives.
 
         Args:
@@ -144,13 +145,13 @@ class Study:
             inputs: {task.name: what both LMs read}, such as ``subjects``; if None, plain words.
             options: of ``refine_many``.
         """
-        read = None if inputs is None else {key: inputs[prompt.task] for key, prompt in prompts.items()}
+        read = None if inputs is None else {key: inputs[prompt.task or ""] for key, prompt in prompts.items()}
         return refine_many(prompts, self.lms[target], source=self.lms[source], teacher=teachers, inputs=read,
                            **{"progress": False} | options)
 
     # --- what to compare with ---
 
-    def untuned(self, name: str, init: str, **options) -> dict[tuple[int, str], Prompt]:
+    def untuned(self, name: str, init: str, **options: Any) -> dict[tuple[int, str], Prompt]:
         """{(seed, task.name): where tuning on the LM would start}.
 
         Args:
@@ -223,4 +224,5 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
 
 def mean_fit(moved: Mapping[Hashable, Prompt]) -> float:
     """The mean ``history.fit`` of moved prompts: √R² on held-out anchors, which needs no label."""
-    return sum(prompt.history.fit for prompt in moved.values()) / len(moved)
+    records = [prompt.history for prompt in moved.values()]
+    return sum(record.fit for record in records if isinstance(record, Moved)) / len(records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
@@ -39,7 +40,7 @@ def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) 
     return (100 * summary[columns]).apply(lambda row: "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*row, d=digits), axis=1)
 
 
-def with_share(summary: pd.DataFrame, of: Hashable = "direct tuning") -> pd.DataFrame:
+def with_share(summary: pd.DataFrame, of: Any = "direct tuning") -> pd.DataFrame:
     """``summarize``'s table with a column ``share of direct``: each mean over relations, as a share of one row's."""
     return summary.assign(**{"share of direct": summary["relation_mean"] / summary.loc[of, "relation_mean"]})
 

@@ -20,6 +20,7 @@ from huggingface_hub import constants, get_session, snapshot_download
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -178,7 +179,8 @@ class GgufFiles(ModelFiles):
         if EMBEDDINGS not in names:
             raise LookupError(f"it has no tensor {EMBEDDINGS}")
         config = AutoConfig.from_pretrained(**self.read)
-        config.architectures = config.architectures or [AUTO["causal"]._model_mapping[type(config)].__name__]
+        if not config.architectures:
+            config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
         return config
 
     def tokenizer(self) -> Any:
@@ -187,7 +189,7 @@ class GgufFiles(ModelFiles):
     def checkpoint(self, tokenizer: Any) -> Checkpoint:
         return Checkpoint(None, (Path(self.path).absolute(),), ())
 
-    def model(self, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         # Packed weights save memory, which these models do not need, and give no gradients to a prompt.
         plain = GgufConfig(dequantize=True)
         with without_bars(), own_bar():
@@ -202,7 +204,7 @@ class GgufFiles(ModelFiles):
         tensor = next(tensor for tensor in self.reader.tensors if tensor.name == EMBEDDINGS)
         with torch.device("meta"):
             layer = AUTO[kind_of(config)].from_config(config).get_input_embeddings()
-        return table_of(layer, torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)), dtype)
+        return table_of(layer, torch.tensor(dequantize(tensor.data, tensor.tensor_type)), dtype)
 
 
 FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix, in any case: how such a file is read}
@@ -218,7 +220,7 @@ def check_loaded(info: Mapping[str, Any], kind: str) -> None:
                           f"or a classifier, and no {kind} language model with its head")
 
 
-def table_of(layer: torch.nn.Module, weight: Tensor, dtype: torch.dtype) -> Tensor:
+def table_of(layer: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """(V, d) float32: what an embedding layer without values gives for every token, once it has these."""
     layer.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
     if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
@@ -250,12 +252,13 @@ def hub_answers() -> bool:
 @contextmanager
 def own_bar() -> Iterator[None]:
     """Inside, transformers' bar over the tensors of a GGUF file is ptlib's, which can be silenced and goes away."""
-    theirs = modeling_gguf_pytorch_utils.tqdm
-    modeling_gguf_pytorch_utils.tqdm = lambda tensors, desc: progress_bar(tensors, desc="reading tensors")
+    module: Any = modeling_gguf_pytorch_utils
+    theirs = module.tqdm
+    module.tqdm = lambda tensors, desc: progress_bar(tensors, desc="reading tensors")
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = theirs
+        module.tqdm = theirs
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Loading language models: from the zoo, a local folder in Hugging Face format, or the hub."""
+"""Loading language models: from the zoo, a local folder in Hugging Face format, a GGUF file, or the hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = 
     """Load a language model once a process.
 
     Args:
-        name: ``"zoo/bert-mini"``, a local folder in Hugging Face format, or a hub id.
+        name: ``"zoo/bert-mini"``, a local folder in Hugging Face format, a GGUF file (dequantized; needs the extra
+            ``gguf``), or a hub id.
         device: a torch device, or ``"auto"``: CUDA, MPS or CPU, the first that is there.
         dtype: of the weights; float32 when None. Embeddings and logits are float32 anyway.
         revision: of a hub model.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import papermill
 import psutil
@@ -170,7 +171,7 @@ class Cluster:
         return self.processes[-1]
 
 
-def _number_of_tasks(dask_scheduler) -> int:
+def _number_of_tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
