@@ -16,7 +16,7 @@ from ..errors import TaskError
 from ..models.lm import LanguageModel
 from ..progress import progress_bar
 from ..prompts.prompt import Prompt
-from ..prompts.templates import Template
+from ..prompts.templates import Layout, Template
 from ..tasks.task import Example, Task
 from .candidates import Candidates, candidates_of, scorable
 from .metrics import metric_of
@@ -25,6 +25,7 @@ from .scores import candidate_scores
 
 __all__ = ["Evaluation", "evaluate", "evaluate_majority", "evaluate_many", "wilson_interval"]
 
+KS = 1, 10  # of P@k, by default
 Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
@@ -62,7 +63,7 @@ class Evaluation:
     lm_name: str
     task: str | None
     num_candidates: int
-    ks: tuple[int, ...] = (1, 10)
+    ks: tuple[int, ...] = KS
     ties: int = 0
     filtered_ranks: np.ndarray | None = None
     seed: int | None = None
@@ -124,7 +125,7 @@ class Evaluation:
 
 
 def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, candidates: Iterable[str] | None = None,
-             k: Sequence[int] = (1, 10), multi_token: bool = False, facts: Iterable[Example] | None = None,
+             k: Sequence[int] = KS, multi_token: bool = False, facts: Iterable[Example] | None = None,
              progress: bool = False) -> Evaluation:
     """Rank the candidate words at the answer slot of every example, by the rule of ``ranking.rank``.
 
@@ -152,29 +153,60 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
         NotFiniteError: logits are not finite.
     """
     prompt.check(lm)
+    questions = _questions(lm, prompt.template, examples, candidates, multi_token, facts)
+    return _answered(lm, prompt, questions, k, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Examples as an LM reads them in one template: the same for every prompt of that template.
+
+    Attributes:
+        candidates: that are ranked.
+        examples, layouts, columns: n that can be scored, filled in, and the places of their objects among the
+            candidates.
+        true: (n, C) bool, all true objects of each subject; None where ranks are not filtered.
+        dropped: (example, reason) of the others.
+    """
+
+    candidates: Candidates
+    examples: Sequence[Example]
+    layouts: Sequence[Layout]
+    columns: Tensor
+    true: Tensor | None
+    dropped: tuple[tuple[Example, str], ...]
+
+
+def _questions(lm: LanguageModel, text: str, examples: Sequence[Example], given: Iterable[str] | None,
+               multi_token: bool, facts: Iterable[Example] | None) -> Questions:
     if multi_token and lm.kind == "seq2seq":
         raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; expected a masked or causal "
                         "one, or to rank single words")
-    template = Template(prompt.template)
-    ranked = candidates_of(lm, template, examples, candidates, multi_token)
-    kept, columns, others = scorable(lm, examples, ranked)
+    template = Template(text)
+    candidates = candidates_of(lm, template, examples, given, multi_token)
+    kept, columns, others = scorable(lm, examples, candidates)
     dropped = tuple((example, f"object {example.object!r} is {why}") for example, why in others)
     _check_scorable(kept, dropped)
-    layouts, targets = template.layout(lm, [example.subject for example in kept]), torch.tensor(columns)
-    true = None if facts is None else _true_columns(lm, kept, list(facts), ranked)
-    found = {name: np.zeros(len(kept), dtype=int) for name in ("ranks", "best", "tied", "filtered")}
-    with torch.inference_mode(), progress_bar(total=len(kept), show=progress, desc=f"evaluating on {lm.name}") as bar:
-        for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), ranked.tokens):
-            own = targets[rows].to(lm.device)
+    true = None if facts is None else _true_columns(lm, kept, list(facts), candidates)
+    layouts = template.layout(lm, [example.subject for example in kept])
+    return Questions(candidates, kept, layouts, torch.tensor(columns), true, dropped)
+
+
+def _answered(lm: LanguageModel, prompt: Prompt, asked: Questions, k: Sequence[int], progress: bool) -> Evaluation:
+    n, ranked = len(asked.examples), asked.candidates
+    found = {name: np.zeros(n, dtype=int) for name in ("ranks", "best", "tied", "filtered")}
+    with torch.inference_mode(), progress_bar(total=n, show=progress, desc=f"evaluating on {lm.name}") as bar:
+        for rows, scores in candidate_scores(lm, asked.layouts, prompt.vectors.to(lm.device), ranked.tokens):
+            own = asked.columns[rows].to(lm.device)
             found["ranks"][rows], found["best"][rows], found["tied"][rows] = (x.cpu() for x in rank(scores, own))
-            if true is not None:
-                found["filtered"][rows] = rank(scores, own, true[rows].to(lm.device)).ranks.cpu()
+            if asked.true is not None:
+                found["filtered"][rows] = rank(scores, own, asked.true[rows].to(lm.device)).ranks.cpu()
             bar.update(len(rows))
     # An object's spelling may differ from that of the candidate which is its token.
     answers = tuple(example.object if first else ranked.words[best]
-                    for example, first, best in zip(kept, found["ranks"] == 1, found["best"], strict=True))
-    return Evaluation(tuple(kept), answers, found["ranks"], dropped, lm.name, prompt.task, len(ranked), tuple(k),
-                      int(found["tied"].sum()), None if true is None else found["filtered"],
+                    for example, first, best in zip(asked.examples, found["ranks"] == 1, found["best"], strict=True))
+    return Evaluation(tuple(asked.examples), answers, found["ranks"], asked.dropped, lm.name, prompt.task, len(ranked),
+                      tuple(k), int(found["tied"].sum()), None if asked.true is None else found["filtered"],
                       prompt.history.tuning_seed)
 
 
@@ -217,14 +249,18 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: 
     """
     words = None if candidates is None else list(candidates)
     by_name = {task.name: task for task in tasks}
+    asked: dict[tuple[str, str], Questions] = {}
     evaluations = {}
     for key, prompt in prompts.items():
         name = prompt.task or key
+        prompt.check(lm)
         if name not in by_name:
             raise TaskError(f"prompt {key!r} is for task {name!r}; expected one of {', '.join(by_name)}")
-        task = by_name[name]
-        facts = [*task.train, *task.dev, *task.test] if filtered else None
-        evaluations[key] = replace(evaluate(lm, prompt, task.test, candidates=words, facts=facts), task=name)
+        if (name, prompt.template) not in asked:
+            task = by_name[name]
+            facts = [*task.train, *task.dev, *task.test] if filtered else None
+            asked[name, prompt.template] = _questions(lm, prompt.template, task.test, words, False, facts)
+        evaluations[key] = replace(_answered(lm, prompt, asked[name, prompt.template], KS, False), task=name)
     return evaluations
 
 

@@ -31,6 +31,11 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
     A causal LM reads a candidate's tokens one after another; a masked one sees a blank for each of them. So one
     forward serves all candidates that begin alike, or are of one length. Of single tokens, the logits will do.
     """
+    if max(map(len, candidates)) == 1:
+        ids = torch.tensor([token for token, in candidates], device=lm.device)
+        for rows, batch in batches(layouts, lm):
+            yield rows, lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)[:, ids]
+        return
     questions: dict[tuple, list[tuple[int, int]]] = {}
     for column, tokens in enumerate(candidates):
         for at, token in enumerate(tokens):
@@ -38,13 +43,12 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
             questions.setdefault((*filling, at), []).append((column, token))
     asked = {question: torch.tensor(pairs, device=lm.device).T for question, pairs in questions.items()}
     lengths = torch.tensor([len(tokens) for tokens in candidates], device=lm.device)
-    several = max(map(len, candidates)) > 1
     for rows, _ in batches(layouts, lm):
         scores = torch.zeros(len(rows), len(candidates), device=lm.device)
         for (*filling, at), (columns, tokens) in asked.items():
             batch = collate([extended(lm, layouts[i], filling, at) for i in rows], lm.device)
             logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
-            scores[:, columns] += (logits.log_softmax(-1) if several else logits)[:, tokens]
+            scores[:, columns] += logits.log_softmax(-1)[:, tokens]
         yield rows, scores / lengths
 
 
