@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks/benchmarks/*.ipynb))
 DEMO := runs/demo
 
-.PHONY: run report check test notebooks clean
+.PHONY: run report check test notebooks figures clean
 
 run: $(DEMO)/report.html
 	@echo
@@ -51,6 +51,10 @@ test: $(INSTALLED)
 # several of them need are tuned once.
 notebooks: $(INSTALLED)
 	TQDM_DISABLE=1 PTLIB_STORE=$(CURDIR)/runs/prompts $(BIN)/python -m ptlib.lab.execute $(NOTEBOOKS)
+
+# The README's figures are those of the notebooks that it names.
+figures: $(INSTALLED)
+	$(BIN)/python -m ptlib.lab.figures
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -26,12 +26,15 @@ from ..sweep.grids import digest_of
 __all__ = ["execute", "is_edited", "is_of_other_source", "source_digest"]
 
 STAMP = "ptlib"  # the key in a notebook's metadata
+UNTIL_RUN = "until-run"  # the tag of a cell that goes when the notebook is run
 
 
 def execute(path: str | Path) -> None:
     """Run a notebook in its own folder and write it back whole, with its digests; on an error nothing is written."""
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
+    # The text of an earlier run stands in for cells that were never run; now they are.
+    notebook.cells = [cell for cell in notebook.cells if UNTIL_RUN not in cell.metadata.get("tags", ())]
     NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, store_widget_state=False,
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     notebook.metadata.pop("widgets", None)

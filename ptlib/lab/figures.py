@@ -1,0 +1,40 @@
+"""Figures of the README, taken from notebooks' outputs: ``python -m ptlib.lab.figures``, as ``make figures`` does.
+
+A cell with the tag ``readme-NAME`` makes ``notebooks/images/NAME.png``.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from ..files import replacing
+
+__all__ = ["figures_of", "main"]
+
+TAG = "readme-"
+NOTEBOOKS = Path("notebooks")
+
+
+def figures_of(notebook: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, PNG) of each tagged cell, as it was last run."""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for tag in cell.metadata.get("tags", ()):
+            if tag.startswith(TAG):
+                [picture] = [shown.data["image/png"] for shown in cell.outputs if "image/png" in shown.get("data", {})]
+                yield tag.removeprefix(TAG), base64.b64decode(picture)
+
+
+def main() -> None:
+    for notebook in sorted(NOTEBOOKS.rglob("*.ipynb")):
+        for name, picture in figures_of(notebook):
+            with replacing(NOTEBOOKS / "images" / f"{name}.png") as partial:
+                partial.write_bytes(picture)
+            print(f"{NOTEBOOKS / 'images' / name}.png: {notebook}")
+
+
+if __name__ == "__main__":
+    main()
