@@ -1,4 +1,7 @@
-"""What notebooks share: studies over many models and tasks, figures, tables. ``ptlib.lab.widgets`` has the explorer."""
+"""Tools that several notebooks share: studies over many models and tasks, figures and tables.
+
+``ptlib.lab.widgets`` has the interactive explorer.
+"""
 
 import torch
 import transformers
@@ -28,6 +31,6 @@ __all__ = [
 
 
 def begin() -> None:
-    """The first line of a notebook: the look of its figures, and the versions that made its numbers."""
+    """Start a notebook: set the style of its figures and print the versions of ptlib, torch and transformers."""
     use_style()
     print(f"ptlib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}")

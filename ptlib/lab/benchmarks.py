@@ -1,4 +1,8 @@
-"""What the benchmark notebooks measure with: models that are tables alone, and sweeps that note what they do."""
+"""Helpers of the benchmark notebooks: models that are only an embedding table, and sweeps that log their runs.
+
+``write_table`` makes such a model. ``write_watched_notebook`` makes a notebook that logs when and where its runs go,
+and ``noted`` reads the log.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from ..sweep.runs import METRICS
 __all__ = ["at_work", "differences", "draw_runs", "in_own_process", "noted", "pretend_finished", "recorded_numbers",
            "write_empty_notebook", "write_table", "write_watched_notebook"]
 
-NOTES = "notes"  # the file in a sweep's folder that its watched runs write to
+NOTES = "notes"  # the log in a sweep's folder that its watched runs write to
 BEGIN = f"""
 import os
 import time
@@ -40,16 +44,16 @@ def _note(what):
 _note("began")
 """
 END = """
-if os.getppid() == _worker:  # or else the worker has died, and nobody is there to take the results
+if os.getppid() == _worker:  # otherwise the worker has died, and the results are lost
     _note("ended")
 """
 
 
 def in_own_process(module: str, *arguments: object) -> dict:
-    """Run ``python -m module arguments`` and read the JSON of its last line.
+    """Run ``python -m module arguments`` in a new process, and read the JSON in the last line that it prints.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError: the process failed.
     """
     run = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True,
                          check=True)
@@ -57,16 +61,18 @@ def in_own_process(module: str, *arguments: object) -> dict:
 
 
 def write_table(path: Path, tokens: int, width: int) -> float:
-    """A model's folder in Hugging Face format that holds all a transfer reads: no layers, and a random table.
+    """Write a model's folder in Hugging Face format with only what a transfer reads. It has no layers.
 
-    A Llama-like configuration, a tokenizer whose tokens are the words w0, w1, ..., and a half-precision embedding
+    The folder has a Llama-like configuration, a tokenizer with the tokens w0, w1, ..., and a half-precision embedding
     table, drawn from torch's global generator.
 
     Args:
-        width: of the table; a multiple of 8.
+        path: the folder.
+        tokens: size of the vocabulary.
+        width: of the embeddings; a multiple of 8.
 
     Returns:
-        GiB of the table on the disk.
+        The size of the table on disk, in GiB.
     """
     LlamaConfig(vocab_size=tokens, hidden_size=width, architectures=["LlamaForCausalLM"], num_hidden_layers=2,
                 num_attention_heads=8, intermediate_size=width).save_pretrained(path)
@@ -81,7 +87,7 @@ def write_table(path: Path, tokens: int, width: int) -> float:
 
 
 def write_empty_notebook(path: Path) -> None:
-    """A notebook with nothing but its ``parameters`` cell."""
+    """Write a notebook that has only a ``parameters`` cell."""
     empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed: int = 0  # of nothing")])
     empty.cells[0].metadata["tags"] = ["parameters"]
     empty.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -89,16 +95,16 @@ def write_empty_notebook(path: Path) -> None:
 
 
 def write_watched_notebook(notebook: Path, path: Path) -> None:
-    """A notebook with a cell before the rest and one behind it, which note when a run begins and ends, and where."""
+    """Write a copy of a notebook that logs when its runs begin and end, and in which worker, for ``noted``."""
     watched = nbformat.read(notebook, as_version=4)
-    [behind] = [number for number, cell in enumerate(watched.cells, 1) if "parameters" in cell.metadata.get("tags", [])]
-    watched.cells.insert(behind, nbformat.v4.new_code_cell(BEGIN))
+    [after] = [number for number, cell in enumerate(watched.cells, 1) if "parameters" in cell.metadata.get("tags", [])]
+    watched.cells.insert(after, nbformat.v4.new_code_cell(BEGIN))
     watched.cells.append(nbformat.v4.new_code_cell(END))
     nbformat.write(watched, path)
 
 
 def pretend_finished(notebook: Path, grid: Mapping, out: Path) -> None:
-    """Write for every run of a grid what tells that it is finished."""
+    """Make every run of a grid look finished, without running any."""
     plan = read_notebook(notebook)
     for parameters in expand(grid, plan):
         run = out / run_name(parameters, plan)
@@ -106,13 +112,13 @@ def pretend_finished(notebook: Path, grid: Mapping, out: Path) -> None:
         (run / METRICS).touch()
 
 
-# --- what watched runs have noted -----------------------------------------------------------------
+# --- the log of watched runs ----------------------------------------------------------------------
 
 
 def noted(out: Path) -> pd.DataFrame:
-    """The notes of the runs in a sweep's folder: columns ``what`` ("began" or "ended"), ``run``, ``worker``, ``time``.
+    """The log in a sweep's folder, with columns ``what`` ("began" or "ended"), ``run``, ``worker`` and ``time``.
 
-    ``worker`` is the process that the run's kernel belongs to.
+    ``worker`` is the id of the process that started the run's kernel; ``time`` is in seconds since the epoch.
     """
     lines = (out / NOTES).read_text().splitlines() if (out / NOTES).exists() else []
     table = pd.DataFrame([line.split() for line in lines], columns=["what", "run", "worker", "time"])
@@ -120,28 +126,30 @@ def noted(out: Path) -> pd.DataFrame:
 
 
 def at_work(out: Path) -> list[int]:
-    """The workers of the runs that have begun and not ended."""
+    """The process ids of workers with a run that has begun and not ended."""
     notes = noted(out)
     ended = set(notes["run"][notes["what"] == "ended"])
     return notes["worker"][~notes["run"].isin(ended)].tolist()
 
 
 def draw_runs(notes: pd.DataFrame, kills: Mapping[str, float], *, title: str, ax: Axes) -> Axes:
-    """A bar a run, in the row of its worker; white where it did not end.
+    """Draw a bar for each run, in the row of its worker. Runs that did not end are white and hatched.
 
     Args:
-        notes: see ``noted``.
-        kills: {what was killed: when}, drawn as lines.
+        notes: as ``noted`` returns them.
+        kills: {what was killed: when}, drawn as vertical lines.
+        title: of the figure.
+        ax: the axes to draw into.
     """
     began = notes["time"].min()
     ends = {(run, worker): t for what, run, worker, t in notes.itertuples(index=False) if what == "ended"}
     lanes = {worker: lane for lane, worker in enumerate(notes["worker"].unique(), 1)}
     for what, run, worker, t in notes.itertuples(index=False):
         if what == "began":
-            whole = (run, worker) in ends
-            until = ends[run, worker] if whole else min(k for k in (*kills.values(), float("inf")) if k > t)
+            has_ended = (run, worker) in ends
+            until = ends[run, worker] if has_ended else min(k for k in (*kills.values(), float("inf")) if k > t)
             ax.barh(lanes[worker], until - t, left=t - began, height=0.6, edgecolor="0.2", linewidth=0.8,
-                    color="0.75" if whole else "w", hatch=None if whole else "////")
+                    color="0.75" if has_ended else "w", hatch=None if has_ended else "////")
     for (what, t), style in zip(kills.items(), (":", "--", "-."), strict=False):
         ax.axvline(t - began, color="k", linestyle=style, label=f"kill -9 of the {what}")
     ax.set(yticks=list(lanes.values()), ylabel="worker", title=title)
@@ -153,12 +161,12 @@ def draw_runs(notes: pd.DataFrame, kills: Mapping[str, float], *, title: str, ax
 
 
 def differences(out: Path, other: Path) -> int:
-    """How many rows of results and scores, and how many tables of runs, differ between two sweeps of one grid.
+    """How many rows of results and scores, and how many tables of runs, differ between two sweeps of the same grid.
 
-    Times and memory do not count.
+    Times and memory are not compared.
 
     Raises:
-        ValueError: they do not have the same tables.
+        ValueError: the two sweeps have different tables.
     """
     ours, theirs = written(out), written(other)
     if ours.keys() != theirs.keys():
@@ -170,7 +178,7 @@ def differences(out: Path, other: Path) -> int:
 
 
 def recorded_numbers(out: Path) -> int:
-    """How many entries the tables of a sweep's runs have."""
+    """How many entries all tables of a sweep's runs have together."""
     return sum(table.size for table in written(out).values())
 
 

@@ -1,7 +1,7 @@
 """Run notebooks in place, as ``make notebooks`` does: ``python -m ptlib.lab.execute notebooks/*.ipynb``.
 
-An executed notebook carries two digests in its metadata, of its own code and of ptlib's: they tell whether its outputs
-are those of the code that stands there.
+An executed notebook has two digests in its metadata: of its own code, and of ptlib's. They tell whether its outputs
+were made by the code as it is now.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNTIL_RUN = "until-run"  # the tag of a cell that goes when the notebook is run
 
 
 def execute(path: str | Path) -> None:
-    """Run a notebook in its own folder and write it back whole, with its digests; on an error nothing is written."""
+    """Run a notebook in its own folder, and save it with its outputs and digests. After an error nothing is saved."""
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
     # The text of an earlier run stands in for cells that were never run; now they are.
@@ -44,20 +44,20 @@ def execute(path: str | Path) -> None:
 
 
 def is_edited(path: str | Path) -> bool:
-    """Whether the notebook's code is another than the one that made its outputs."""
+    """Whether the notebook's code has changed since its outputs were made."""
     notebook = nbformat.read(path, as_version=4)
     return STAMP not in notebook.metadata or notebook.metadata[STAMP]["code"] != digest_of(notebook)
 
 
 def is_of_other_source(path: str | Path) -> bool:
-    """Whether ptlib is another than the one that made the notebook's outputs."""
+    """Whether ptlib has changed since the notebook's outputs were made."""
     stamp = nbformat.read(path, as_version=4).metadata.get(STAMP, {})
     return stamp.get("source") != source_digest()
 
 
 @cache
 def source_digest() -> str:
-    """Of what ptlib does: its code without comments, docstrings and layout, and the files of its zoo."""
+    """Digest of ptlib's code, without comments, docstrings and layout, and of the files of its zoo."""
     root = Path(ptlib.__file__).parent
     about = [(path.relative_to(root).as_posix(), meaning(path)) for path in sorted(root.rglob("*.py"))]
     about += [(path.relative_to(root).as_posix(), content_digest(path))
@@ -66,7 +66,7 @@ def source_digest() -> str:
 
 
 def meaning(path: Path) -> str:
-    """A module's code, as Python sees it, without docstrings."""
+    """A module's syntax tree as text, without docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:

@@ -1,4 +1,4 @@
-"""Figures that at least two notebooks draw. All read in greyscale: order is told by position or lightness."""
+"""Figures that at least two notebooks draw. All can be read in greyscale, by position, lightness or line style."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-."
 
 
 def use_style() -> None:
-    """The look of every figure: call once at the top of a notebook."""
+    """Set the style of all figures. Call it once at the top of a notebook."""
     sns.set_theme(style="whitegrid", context="notebook", palette=LIGHT_TO_DARK)
     plt.rcParams["figure.dpi"] = 100
 
 
 def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """One bar a row of ``summarize``'s table: mean P@1 over relations, with its 95 % interval and its number.
+    """Draw mean P@1 over relations as bars, with 95 % intervals and numbers.
 
     Args:
-        summary: the index labels the bars, from top to bottom.
-        title: what is compared, on what.
-        ax: drawn into; a new one if None.
+        summary: the table of ``summarize``; one bar for each row, labelled by the index, from top to bottom.
+        title: of the figure.
+        ax: the axes to draw into; new ones if None.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 0.8 + 0.42 * len(summary)))
@@ -51,13 +51,14 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
 
 
 def difference_points(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
-    """One point a row of ``summarize(..., versus=...)``'s table: the paired difference with its 95 % interval.
+    """Draw paired differences as points, with 95 % intervals.
 
     Args:
-        summary: the index labels the points, from top to bottom.
-        xlabel: what the difference is from, in points of the metric.
-        title: what is compared, on what.
-        ax: drawn into; a new one if None.
+        summary: the table of ``summarize(..., versus=...)``; one point for each row, labelled by the index, from top to
+            bottom.
+        xlabel: what the prompts are compared with, and the unit of the difference.
+        title: of the figure.
+        ax: the axes to draw into; new ones if None.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 0.8 + 0.26 * len(summary)))
@@ -71,13 +72,13 @@ def difference_points(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax
 
 
 def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
-    """One line a label: mean P@1 over relations against a quantity, with a band for its 95 % interval.
+    """Draw mean P@1 over relations against a quantity: one line for each label, with a band for its 95 % interval.
 
     Args:
-        summary: ``summarize``'s table with an index (label, x); the x of a line in their order, evenly spaced.
-        xlabel: what x is.
+        summary: the table of ``summarize`` with an index (label, x). The values of x are evenly spaced, in their order.
+        xlabel: the name of x.
         title: of the figure.
-        ax: drawn into; a new one if None.
+        ax: the axes to draw into; new ones if None.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.5, 3.6))
@@ -94,7 +95,10 @@ def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes
 
 
 def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Mean P@1 of every source (row) and target (column), in percent; missing pairs stay blank, self-transfer grey."""
+    """Draw mean P@1 for every source (row) and target (column), in percent.
+
+    Missing pairs are blank, and self-transfer is grey.
+    """
     if ax is None:
         _, ax = plt.subplots(figsize=(1.5 + 0.85 * scores.shape[1], 1.2 + 0.6 * scores.shape[0]))
     itself = np.array([[row == column for column in scores.columns] for row in scores.index])
@@ -113,18 +117,18 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
 
 def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: str = "",
                  ax: Axes | None = None) -> Axes:
-    """The leading word of each vector, and how much of the weight it holds: darker where it is more.
+    """Draw the word with the most weight in each vector. The more weight it has, the darker it is.
 
     Args:
-        mixtures: a row each, of the same number of vectors.
+        mixtures: one for each row, all with the same number of vectors.
         labels: of the rows.
-        title: where the mixtures are from.
-        ax: drawn into; a new one if None.
+        title: of the figure.
+        ax: the axes to draw into; new ones if None.
     """
     leading = [[next(iter(mixture.leading(i, 1).items())) for i in range(len(mixture.gains))] for mixture in mixtures]
     if ax is None:
         _, ax = plt.subplots(figsize=(1.5 * len(leading[0]) + 3, 0.55 * len(leading) + 0.6))
-    # Black would hide the words: a vector on one word alone is the middle of the scale.
+    # The scale goes beyond 1, because black would hide the words.
     ax.imshow([[weight for _, weight in row] for row in leading], cmap="Greys", vmin=0, vmax=2.5, aspect="auto")
     for i, row in enumerate(leading):
         for j, (word, weight) in enumerate(row):

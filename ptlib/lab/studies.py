@@ -1,4 +1,7 @@
-"""Studies: the models, tasks and seeds that a notebook compares on, all over the same candidate words."""
+"""Studies: the models, tasks and seeds that a notebook compares, with the same candidate words for all models.
+
+``load_study`` loads one from a notebook's parameters. A ``Study`` tunes, transfers and scores prompts by model name.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,13 @@ Scores = dict[Hashable, Evaluation]  # with the keys of the prompts
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What a notebook compares on.
+    """The models, tasks, candidate words and seeds of a notebook.
 
     Attributes:
         lms: {name: LM}.
         tasks: the relations.
-        words: the candidates of every evaluation, which all LMs have as one token; None for tasks with label words,
-            which are the candidates then.
+        words: the candidate words of every evaluation, each one token in all LMs. None for tasks with label words: then
+            these are the candidates.
         seeds: of the tuning.
     """
 
@@ -64,7 +67,7 @@ class Study:
 
     @cached_property
     def dropped(self) -> list[Example]:
-        """The test facts whose object is no candidate: no evaluation counts them."""
+        """The test facts that no evaluation counts, because their object is not a candidate word."""
         if self.words is None:
             return []
         known = set(self.words)
@@ -74,12 +77,12 @@ class Study:
 
     @cached_property
     def short(self) -> dict[str, str]:
-        """{name: its last part}, for tables and figures."""
+        """{name: its last part}, as labels for tables and figures."""
         return {name: Path(name).name for name in self.lms}
 
     @cached_property
     def family(self) -> dict[str, str]:
-        """{name: model type}; if all LMs are of one type, each is a family of its own."""
+        """{name: model type}. If all LMs have the same type, each LM is its own family."""
         types = {name: lm.model.config.model_type for name, lm in self.lms.items()}
         return types if len(set(types.values())) > 1 else {name: name for name in self.lms}
 
@@ -100,7 +103,7 @@ class Study:
         return [(a, b) for a, b in self.pairs if self.family[a] != self.family[b]]
 
     def kinship(self, source: str, target: str) -> str:
-        """``"itself"``, or whether the families are the ``"same"`` or ``"different"``."""
+        """``"itself"`` for the same LM; otherwise ``"same"`` or ``"different"``, for the two families."""
         same = "same" if self.family[source] == self.family[target] else "different"
         return "itself" if source == target else same
 
@@ -112,49 +115,51 @@ class Study:
         return {task.name: [example.subject for example in task.train] for task in self.tasks}
 
     def tuned(self, **options: Any) -> dict[str, dict[tuple[int, str], Prompt]]:
-        """{name: {(seed, task.name): Prompt}}, tuned on each LM; ``options`` are those of ``tune_seeds``."""
+        """Tune prompts on each LM: {name: {(seed, task.name): Prompt}}. ``options`` are those of ``tune_seeds``."""
         return {name: self.tuned_on([name], **options) for name in progress_bar(self.lms, desc="tuning")}
 
     def tuned_on(self, names: Sequence[str], **options: Any) -> dict[tuple[int, str], Prompt]:
-        """Prompts tuned on one LM, or mixtures tuned on several at once."""
+        """Tune prompts on one LM, or mixtures on several at once. ``options`` are those of ``tune_seeds``."""
         lms = [self.lms[name] for name in names]
         options = {"seeds": self.seeds, "progress": False, **options}
         return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks, **options)
 
     def score(self, target: str, prompts: Prompts) -> Scores:
-        """The evaluations of prompts on the test facts."""
+        """Evaluate prompts on the target and the test facts: {key: Evaluation}."""
         return evaluate_many(self.lms[target], prompts, self.tasks, candidates=self.words)
 
     def move(self, prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], source: str | Sequence[str], target: str,
              **options: Any) -> dict[Hashable, Prompt]:
-        """``transfer_many`` by name."""
+        """Call ``transfer_many`` with LMs given by name."""
         sources = self.lms[source] if isinstance(source, str) else [self.lms[name] for name in source]
         return transfer_many(prompts, source=sources, target=self.lms[target], **options)
 
     def carry(self, prompts: Prompts, target: str) -> dict[Hashable, Prompt]:
-        """Mixtures of words as they are on another LM: those of several sources have no one source to ``move`` from."""
+        """Take mixtures of words to another LM. Unlike ``move``, this works for mixtures tuned on several LMs."""
         return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
 
     def distill(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
                 inputs: Mapping[str, Sequence[str]] | None, **options: Any) -> dict[Hashable, Prompt]:
-        """``refine_many`` without labels: on the target, prompts learn the answers that the source gives.
+        """Distil prompts on the target with ``refine_many``: they learn the source's answers, without labels.
 
         Args:
-            prompts: on the target, where they start.
-            teachers: the source's own prompts, with the keys of ``prompts``.
-            inputs: {task.name: what both LMs read}, such as ``subjects``; if None, plain words.
+            prompts: the prompts to start from, for the target.
+            teachers: the source's own prompts, with the same keys.
+            source, target: names of the LMs.
+            inputs: {task.name: what both LMs read}, such as ``subjects``; if None, shared words.
             options: of ``refine_many``.
         """
         read = None if inputs is None else {key: inputs[prompt.task or ""] for key, prompt in prompts.items()}
         return refine_many(prompts, self.lms[target], source=self.lms[source], teacher=teachers, inputs=read,
                            **{"progress": False} | options)
 
-    # --- what to compare with ---
+    # --- baselines ---
 
     def untuned(self, name: str, init: str, **options: Any) -> dict[tuple[int, str], Prompt]:
-        """{(seed, task.name): where tuning on the LM would start}.
+        """Prompts as tuning on the LM would start from them: {(seed, task.name): Prompt}.
 
         Args:
+            name: of the LM.
             init: ``"random"`` vectors, or the words of the ``"manual"`` template.
             options: of ``starting_prompt``.
         """
@@ -162,28 +167,32 @@ class Study:
                 for seed in self.seeds for task in self.tasks}
 
     def direct(self, *tuned: Mapping[str, Prompts]) -> dict[str, Scores]:
-        """{name: the evaluations of the prompts that do best there}: the ceiling, which uses labels of the target."""
+        """Score directly tuned prompts on their own LM, the ceiling of a transfer: {name: Scores}.
+
+        Args:
+            tuned: one or more {name: prompts}. For each LM, those with the best relation mean count.
+        """
         return {name: max((self.score(name, prompts[name]) for prompts in tuned), key=relation_mean)
                 for name in self.lms}
 
     def manual(self) -> dict[str, Scores]:
-        """{name: the evaluations of the manual templates}; {} where a task has none."""
+        """Score the manual templates on each LM: {name: Scores}. The result is {} if a task has no manual template."""
         if not all(task.manual_template for task in self.tasks):
             return {}
         return {name: self.score(name, {task.name: manual_prompt(lm, task) for task in self.tasks})
                 for name, lm in self.lms.items()}
 
     def majority(self) -> Scores:
-        """{task.name: the evaluation of the most frequent object}, the same for every LM."""
+        """Score the most frequent object of each task as the answer: {task.name: Evaluation}, the same for every LM."""
         return {task.name: evaluate_majority(task, self.words) for task in self.tasks}
 
     # --- tables ---
 
     def grid(self, scores: pd.Series) -> pd.DataFrame:
-        """A score a pair as a table of sources (rows) and targets (columns), by their short names, in the LMs' order.
+        """A table with a row for each source and a column for each target, by short names in the order of the LMs.
 
         Args:
-            scores: its index holds the pairs (source, target).
+            scores: one for each pair (source, target) in the index.
         """
         order = list(self.short.values())
         table = scores.unstack().rename(index=self.short, columns=self.short)
@@ -191,8 +200,10 @@ class Study:
 
 
 def target_passes(prompts: Prompts) -> float:
-    """What refinement or tuning has cost the LM that prompts are for: sequences read forward and sequences gone back
-    through, added up, the mean over prompts; 0 for prompts that were only moved."""
+    """Forward plus backward passes of tuning or refinement on the prompts' LM, in sequences: the mean over prompts.
+
+    It is 0 for prompts that were only transferred.
+    """
     records = [prompt.history for prompt in prompts.values()]
     return sum(getattr(record, "forwards", 0) + getattr(record, "backwards", 0) for record in records) / len(records)
 
@@ -200,29 +211,29 @@ def target_passes(prompts: Prompts) -> float:
 def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None, relations: str | None = None, *,
                num_seeds: int = 1, seed: int = 0, every: int = 1, kinds: Sequence[str] = ("masked",),
                first: str | None = None) -> Study:
-    """Load what a notebook's parameters name.
+    """Load the study that a notebook's parameters describe.
 
     Args:
-        models: comma-separated names or folders; "zoo" is all of the zoo's.
+        models: comma-separated names or folders; "zoo" means all models of the zoo.
         tasks, root, relations: as for ``load_tasks``.
-        num_seeds, seed: how many seeds there are, and the first of them.
-        every: of all relations, take one in so many; where ``relations`` names some, all of these.
-        kinds: of the LMs that are kept.
+        num_seeds, seed: how many seeds, and the first of them.
+        every: take every n-th relation. It has no effect if ``relations`` names some.
+        kinds: the kinds of LMs to keep, such as "masked".
         first: the LM to put first; the others stay in their order.
 
     Raises:
-        PromptTransferError: no LM is left; and what ``load_lm`` and ``load_tasks`` raise.
+        PromptTransferError: no LM is left. ``load_lm`` and ``load_tasks`` raise other errors of its kinds.
     """
     names = list_lms() if models == "zoo" else listed(models)
     lms = {lm.name: lm for lm in map(load_lm, names) if lm.kind in kinds}
     if not lms:
-        raise PromptTransferError(f"models={models!r} has no {' or '.join(kinds)} LM; expected one at least")
+        raise PromptTransferError(f"models={models!r} has no {' or '.join(kinds)} LM; expected at least one")
     lms = {name: lms[name] for name in sorted(lms, key=lambda name: name != first)}
     chosen = load_tasks(tasks, root, relations)[::1 if relations else every]
     return Study(lms, chosen, shared_anchors(*lms.values()).words, range(seed, seed + num_seeds))
 
 
 def mean_fit(moved: Mapping[Hashable, Prompt]) -> float:
-    """The mean ``history.fit`` of moved prompts: √R² on held-out anchors, which needs no label."""
+    """The mean ``history.fit`` of transferred prompts: √R² on held-out anchors, which needs no label."""
     records = [prompt.history for prompt in moved.values()]
     return sum(record.fit for record in records if isinstance(record, Moved)) / len(records)

@@ -1,4 +1,4 @@
-"""Tables as people read them: in per cent, with intervals; and text that is made of a run's own numbers."""
+"""Tables for readers: in percent and with intervals. ``say`` shows text with the numbers of the current run."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "
 
 
 def percent(summary: pd.DataFrame, also: Sequence[str] = (), digits: int = 1) -> pd.DataFrame:
-    """The means, intervals and differences of a table such as ``summarize``'s, in per cent.
+    """The means, intervals and differences of a table such as ``summarize``'s, in percent.
 
     Args:
-        also: other columns to show beside them, as they are.
+        summary: the table.
+        also: other columns to show, unchanged.
+        digits: how many decimals.
     """
     columns = [name for name in SHARES if name in summary]
     return (100 * summary[columns]).astype(float).round(digits).join(summary[list(also)])
 
 
 def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) -> pd.Series:
-    """A mean in per cent with its interval, as text: ``"35.2 [31.0, 39.1]"``.
+    """A mean in percent with its interval, as text such as ``"35.2 [31.0, 39.1]"``.
 
     Args:
-        name: ``"relation"``, ``"pooled"`` or ``"difference"``: which mean.
+        summary: a table such as ``summarize``'s.
+        name: of the mean: ``"relation"``, ``"pooled"`` or ``"difference"``.
+        digits: how many decimals.
     """
     mean = {"relation": "relation_mean"}.get(name, name)
     columns = [mean, f"{name}_low", f"{name}_high"]
@@ -41,34 +45,35 @@ def in_brackets(summary: pd.DataFrame, name: str = "relation", digits: int = 1) 
 
 
 def with_share(summary: pd.DataFrame, of: Any = "direct tuning") -> pd.DataFrame:
-    """``summarize``'s table with a column ``share of direct``: each mean over relations, as a share of one row's."""
+    """``summarize``'s table with a column ``share of direct``: each relation mean divided by the one in row ``of``."""
     return summary.assign(**{"share of direct": summary["relation_mean"] / summary.loc[of, "relation_mean"]})
 
 
 def wins(cases: Mapping[Hashable, Mapping[tuple, Evaluations]], over: Mapping[str, Evaluations]) -> pd.DataFrame:
-    """How often prompts do better on an LM than other prompts there, such as its manual templates.
+    """How often prompts do better than others on the same LM, for example than its manual templates.
 
     Args:
         cases: {label: {(source, target): evaluations}}.
-        over: {target: evaluations} of the others.
+        over: {target: evaluations of the other prompts}.
 
     Returns:
-        A row a label: in how many of its ``cases``, which are its pairs times the relations (each the mean over seeds),
-        it is ``better``, and in how many ``equal``, as shares.
+        One row for each label. ``cases`` is the number of comparisons, one for each pair and relation, with P@1
+        averaged over seeds. ``better`` and ``equal`` are the shares of cases in which it is so.
     """
     others, rows = per_relation(over, ["target"]), {}
-    for label, found in cases.items():
-        both = per_relation(found, ["source", "target"]).merge(others, on=["target", "relation"])
+    for label, by_pair in cases.items():
+        both = per_relation(by_pair, ["source", "target"]).merge(others, on=["target", "relation"])
         gaps = both["p_at_1_x"] - both["p_at_1_y"]
         rows[label] = {"better": (gaps > 0).mean(), "equal": (gaps == 0).mean(), "cases": len(gaps)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
-    """Mean P@1 in per cent by the seed of the tuning (rows): what the intervals over relations leave out.
+    """Mean P@1 in percent for each seed of the tuning (rows). Intervals over relations do not show this variation.
 
     Args:
-        evaluations: {label: evaluations}, nested as for ``summarize``, of tuned prompts; the labels are the columns.
+        evaluations: {label: evaluations of tuned prompts}, nested as for ``summarize``. The labels become the columns.
+        digits: how many decimals.
     """
     scores = per_evaluation(evaluations, ["label"])
     means = scores.groupby(["seed", "label"])["p_at_1"].mean().unstack()
@@ -76,23 +81,23 @@ def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
 
 
 def over_facts(evaluations: Mapping[Hashable, Evaluation]) -> pd.DataFrame:
-    """P@1 of evaluations on one relation, a row each, as ``score_bars`` draws it.
+    """P@1 of evaluations on one relation, one row for each, as a table for ``score_bars``.
 
     Returns:
-        Columns ``relation_mean``; ``relation_low`` and ``relation_high``, the 95 % Wilson interval over its facts, as
-        there are no relations to draw; ``facts``.
+        Columns ``relation_mean``, ``relation_low``, ``relation_high`` and ``facts`` (how many). The interval is the
+        95 % Wilson interval over facts, because with one relation there is none over relations.
     """
     rows = [(e.p_at_1, *e.interval, e.n) for e in evaluations.values()]
     return pd.DataFrame(rows, list(evaluations), ["relation_mean", "relation_low", "relation_high", "facts"])
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Write a table to ``table.csv`` in the folder ``out``, its index called ``names``; nothing if that is None."""
+    """Write a table to ``out/table.csv``, with its index levels called ``names``. Do nothing if ``out`` is None."""
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         table.rename_axis(list(names)).to_csv(Path(out) / "table.csv")
 
 
 def say(text: str) -> Markdown:
-    """Show text, an f-string of this run's values, as the Markdown that it is."""
+    """Show text as Markdown, for example an f-string with this run's numbers."""
     return Markdown(textwrap.dedent(text).strip())

@@ -1,4 +1,7 @@
-"""Turn the knobs of a transfer and look: one setting as data, as a static figure, and as a panel of widgets."""
+"""An interactive explorer of transfers.
+
+``explore`` gives the data of one setting, ``draw`` a static figure of it, and ``panel`` widgets to change the setting.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +38,21 @@ from .words import nearest_words
 
 __all__ = ["Exploration", "Explorer", "draw", "explore", "panel"]
 
-LOOK = {"style": {"description_width": "8em"}, "layout": {"width": "21em"}}  # of every knob
+LOOK = {"style": {"description_width": "8em"}, "layout": {"width": "21em"}}  # of every widget
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exploration:
-    """One setting of the knobs and what came of it. A notebook shows it as its figure.
+    """One setting of the explorer and its results. A notebook shows it as the figure of ``draw``.
 
     Attributes:
-        moved: the prompt on the target; its ``history`` holds the setting.
-        nearest: the shared words nearest each vector, whichever of them are anchors. Rows (vector, rank), both from
-            1; columns ("source" | "moved", "word" | "cosine"): the tuned vectors in the source, the moved ones in
-            the target.
-        strongest: the anchors nearest some source vector (rows) and their cosines, columns ("source" | "moved",
-            vector).
-        evaluations: {what was evaluated: how it did on the task's test examples}, all over the shared words.
+        moved: the transferred prompt; its ``history`` holds the setting.
+        nearest: the shared words with the highest cosine to each vector, whether they are anchors or not. Rows
+            (vector, rank), both from 1; columns ("source" | "moved", "word" | "cosine"), for the tuned vectors in the
+            source and the transferred ones in the target.
+        strongest: the anchors with the highest cosines to the source's vectors (rows), and these cosines. Columns
+            ("source" | "moved", vector).
+        evaluations: {label: Evaluation on the task's test examples}, all with the shared words as candidates.
     """
 
     moved: Prompt
@@ -59,18 +62,18 @@ class Exploration:
 
     @property
     def history(self) -> Moved:
-        """How the prompt was moved."""
+        """The record of the transfer."""
         assert isinstance(self.moved.history, Moved)
         return self.moved.history
 
     @property
     def fit(self) -> float:
-        """√R² on held-out anchors: how well any vectors of the target can imitate the prompt, without labels."""
+        """√R² on held-out anchors: how well vectors of the target can imitate the prompt. It needs no labels."""
         return self.history.fit
 
     @property
     def scores(self) -> pd.DataFrame:
-        """P@1 of every evaluation: ``p_at_1``, its 95 % Wilson interval over facts (``low``, ``high``) and ``n``."""
+        """P@1 of every evaluation: ``p_at_1``, its 95 % Wilson interval over facts (``low``, ``high``), and ``n``."""
         rows = [(e.p_at_1, *e.interval, e.n) for e in self.evaluations.values()]
         return pd.DataFrame(rows, index=list(self.evaluations), columns=["p_at_1", "low", "high", "n"])
 
@@ -92,16 +95,17 @@ class Exploration:
 def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: LanguageModel, task: Task,
             num_anchors: int | None = None, select: str = "all", seed: int = 0, num_words: int = 3,
             **options: Any) -> Exploration:
-    """Move one prompt and look at it: its words, its strongest anchors, its accuracy beside the alternatives.
+    """Transfer one prompt and examine it: its nearest words, its strongest anchors, and its P@1 beside alternatives.
 
     Args:
         prompt: m vectors, tuned on ``source`` for ``task``.
-        direct: tuned on ``target``.
-        source, target: may be the same.
-        num_anchors, select: of the anchors, as for ``shared_anchors``. The words that are compared and ranked are
-            all that the two LMs share, whatever the anchors, so that settings compare.
+        direct: a prompt tuned on ``target``, for comparison.
+        source, target: the LMs, which may be the same.
+        task: its test examples are evaluated.
+        num_anchors, select: of the anchors, as for ``shared_anchors``. The nearest words and the candidates are always
+            all words that the two LMs share, so that settings can be compared.
         seed: of everything random.
-        num_words: nearest words, and strongest anchors, of each vector.
+        num_words: how many nearest words and strongest anchors to show for each vector.
         options: of ``transfer``: ``method``, ``normalize`` and the method's own, such as ``ridge``.
 
     Raises:
@@ -126,21 +130,24 @@ def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: La
 
 
 class Explorer:
-    """LMs and tasks to choose from, and the prompts tuned so far.
+    """LMs and tasks to choose from, and the prompts that were tuned so far.
 
     Args:
-        lms, tasks: what a ``panel`` offers; at least one of each.
+        lms, tasks: the choices that a ``panel`` offers; at least one of each.
         num_vectors, epochs: of the tuning, as for ``tune``.
+
+    Raises:
+        PromptTransferError: there are no LMs or no tasks.
     """
 
     def __init__(self, lms: Sequence[LanguageModel], tasks: Sequence[Task], *, num_vectors: int = 5, epochs: int = 30):
         if not lms or not tasks:
-            raise PromptTransferError(f"{len(lms)} LMs and {len(tasks)} tasks; expected one of each at least")
+            raise PromptTransferError(f"got {len(lms)} LMs and {len(tasks)} tasks; expected at least one of each")
         self.lms, self.tasks, self.num_vectors, self.epochs = lms, tasks, num_vectors, epochs
         self.prompts: dict[tuple[str, str, int], Prompt] = {}
 
     def tuned(self, lm: LanguageModel, task: Task, seed: int = 0) -> Prompt:
-        """The prompt of an LM, task and seed: tuned when it is first asked for, kept for the next time."""
+        """The prompt of an LM, task and seed. It is tuned at the first call and kept for later ones."""
         key = lm.name, task.name, seed
         if key not in self.prompts:
             self.prompts[key] = tune(lm, task, num_vectors=self.num_vectors, epochs=self.epochs, seed=seed,
@@ -149,13 +156,13 @@ class Explorer:
 
     def explore(self, source: LanguageModel, target: LanguageModel, task: Task, *, seed: int = 0,
                 **options: Any) -> Exploration:
-        """``explore`` with prompts that are tuned on both LMs; ``options`` are its own."""
+        """Call ``explore`` with prompts tuned on the two LMs; ``options`` are those of ``explore``."""
         return explore(self.tuned(source, task, seed), self.tuned(target, task, seed), source=source, target=target,
                        task=task, seed=seed, **options)
 
 
 def draw(exploration: Exploration) -> Figure:
-    """A static figure with everything in ``exploration``: nearest words, strongest anchors, P@1 and the setting."""
+    """A static figure of an exploration: the setting, nearest words, strongest anchors and P@1."""
     lines, wide = max(len(exploration.nearest), 10), 0.34 * max(len(exploration.moved.vectors), 3)
     figure = Figure(figsize=(8.6 + 2 * wide, 1.9 + 0.26 * lines),
                     layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
@@ -175,8 +182,8 @@ def draw(exploration: Exploration) -> Figure:
 
 
 def _draw_words(nearest: pd.DataFrame, ax: Axes) -> None:
-    """The table as text, a line a rank; a word that a vector has on both sides is bold."""
-    columns = {"source": 0.14, "moved": 0.64}  # where the words begin
+    """Draw the nearest words as text, one line for each rank. Words that a vector has on both sides are bold."""
+    columns = {"source": 0.14, "moved": 0.64}  # left edges of the words
     for side, left in columns.items():
         ax.text(left + 0.03, -1, side, va="center", size=10, style="italic")
     for line, (vector, rank) in enumerate(nearest.index):
@@ -194,16 +201,16 @@ def _draw_words(nearest: pd.DataFrame, ax: Axes) -> None:
 
 
 def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
-    """Knobs for every argument of ``Explorer.explore``, and the figure of what they are set to.
+    """Widgets for every argument of ``Explorer.explore``, and the figure of the current setting.
 
-    A setting that does not exist shows the library's one-line error in place of the figure.
+    If a setting is not possible, the library's error message takes the place of the figure.
 
     Args:
         explorer: keeps the prompts that the panel tunes.
-        seed: where the knob of that name starts.
+        seed: the initial value of the seed widget.
 
     Returns:
-        A box of three children: the knobs, a note, and the figure as an image.
+        A box with three children: the widgets, a note, and the figure as an image.
     """
     lms = [(lm.name, lm) for lm in explorer.lms]
     powers = [2 ** i for i in range(4, min(len(lm.words) for lm in explorer.lms).bit_length())]
@@ -215,18 +222,18 @@ def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
         "ridge": _dropdown("ridge", ["auto", *RIDGES]),
         "normalize": _dropdown("normalisation", NORMALIZATIONS, index=NORMALIZATIONS.index("affine")),
         "num_anchors": _dropdown("anchors", [("all", None), *((str(n), n) for n in powers)]),
-        "select": _dropdown("of these", ["random", "frequent"]),  # "all" is a number of anchors here
+        "select": _dropdown("of these", ["random", "frequent"]),  # "all" is a choice of the widget above
         "seed": ipywidgets.BoundedIntText(seed, min=0, max=2 ** 31 - 1, description="seed", **LOOK),
     }
     note, picture = ipywidgets.HTML(), ipywidgets.Image(format="png", layout={"max_width": "100%"})
 
     def refresh(_: object = None) -> None:
         setting = {name: knob.value for name, knob in knobs.items()}
-        if setting["ridge"] == "auto":  # what the methods with a ridge do unasked; the others have no such option
+        if setting["ridge"] == "auto":  # the default of methods with a ridge; the others do not have the option
             del setting["ridge"]
         keys = dict.fromkeys((setting[lm].name, setting["task"].name, setting["seed"]) for lm in ("source", "target"))
         untuned = [key[0] for key in keys if key not in explorer.prompts]
-        note.value = f"tuning on {html.escape(' and '.join(untuned))} …" if untuned else "moving …"
+        note.value = f"tuning on {html.escape(' and '.join(untuned))} …" if untuned else "transferring …"
         try:
             picture.value = explorer.explore(**setting)._repr_png_()
         except PromptTransferError as error:

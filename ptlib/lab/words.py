@@ -1,4 +1,4 @@
-"""A prompt read by the words near it."""
+"""The words that are nearest to a prompt's vectors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def nearest_words(prompt: Prompt, lm: LanguageModel, words: Anchors, count: int 
 
     Args:
         prompt: m vectors for ``lm``.
-        words: to choose from; all that several LMs share, so that their tables compare.
-        count: for each vector.
+        lm: the LM that the prompt was made for.
+        words: the words to choose from. To compare tables of several LMs, use all words that they share.
+        count: how many words for each vector.
 
     Returns:
         Rows (vector, rank), both from 1; columns ``word`` and ``cosine``.
     """
-    cosines, found = encode(prompt, lm, words).topk(min(count, len(words)))
-    index = pd.MultiIndex.from_product([range(1, 1 + n) for n in found.shape], names=["vector", "rank"])
-    return pd.DataFrame({"word": [words.words[i] for i in found.flatten()], "cosine": cosines.flatten().cpu()}, index)
+    cosines, top = encode(prompt, lm, words).topk(min(count, len(words)))
+    index = pd.MultiIndex.from_product([range(1, 1 + n) for n in top.shape], names=["vector", "rank"])
+    return pd.DataFrame({"word": [words.words[i] for i in top.flatten()], "cosine": cosines.flatten().cpu()}, index)

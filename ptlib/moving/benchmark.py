@@ -1,6 +1,6 @@
-"""What a transfer costs: ``python -m ptlib.moving.benchmark FOLDER ANCHORS PROMPTS VECTORS SEED`` prints it as JSON.
+"""Time and memory of a transfer: ``python -m ptlib.moving.benchmark FOLDER ANCHORS PROMPTS VECTORS SEED`` prints JSON.
 
-A program of its own, so that its peak memory is that of the transfer and not of a notebook's plots.
+It runs as a program of its own, so that the peak memory it reports belongs to the transfer and not to a notebook.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ __all__ = ["transfer_cost"]
 
 
 def transfer_cost(folder: str | Path, num_anchors: int, num_prompts: int, num_vectors: int, seed: int) -> dict:
-    """Transfer random prompts by the closed form, reading embedding tables alone.
+    """Measure a transfer of random prompts by the closed form. Only the embedding tables of the models are read.
 
     Args:
-        folder: with the models ``source`` and ``target`` in it, such as ``ptlib.lab.benchmarks.write_tables`` writes.
-        num_anchors: shared words that are used.
-        num_prompts, num_vectors: prompts that are transferred together, and vectors in each.
-        seed: of the prompts.
+        folder: holds the models ``source`` and ``target``, for example as ``ptlib.lab.benchmarks.write_table`` writes
+            them.
+        num_anchors: how many shared words are used.
+        num_prompts, num_vectors: how many prompts are transferred together, and how many vectors each has.
+        seed: of the random prompts.
 
     Returns:
-        ``seconds`` by step, ``peak GiB`` of this process so far, and ``threads``.
+        ``seconds`` for each step, ``peak GiB``, the peak memory of this process so far, and the number of ``threads``.
     """
     clock = Laps()
     source, target = (load_lm(Path(folder) / name, embeddings_only=True) for name in ("source", "target"))

@@ -1,4 +1,7 @@
-"""How alike two models see the same words."""
+"""Measures of how similar two models' embeddings of the same words are.
+
+All take embedding tables with one row for each shared word. None needs a label or runs a model.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,29 @@ __all__ = ["centred_fit", "explained_by_first", "held_out_r2", "linear_cka", "si
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of x (k, d₁) and y (k, d₂) (Kornblith et al. 2019), from 0 to 1.
 
-    ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), Frobenius norms of the centred tables. It is 1 where a rotation and a scale take one to
-    the other, and follows the directions of most variance.
+    It is ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), with Frobenius norms of the centred tables. The value is 1 if a rotation and a scale
+    turn one table into the other. The directions with the most variance dominate it.
     """
     x, y = _centered(x), _centered(y)
     return ((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
 
 
 def similarity_correlation(x: Tensor, y: Tensor) -> float:
-    """Pearson correlation of the cosines of all pairs of rows of x (k, d₁) with those of y (k, d₂).
+    """Pearson correlation between the cosines of all pairs of rows in x (k, d₁) and those in y (k, d₂).
 
-    A representational similarity analysis (Kriegeskorte et al. 2008) of the relative space itself: row i of either
-    matrix of cosines is the relative representation of anchor i. Diagonals are left out.
+    This is a representational similarity analysis (Kriegeskorte et al. 2008) of the relative space: row i of each
+    matrix of cosines is the relative representation of anchor i. The diagonals are left out.
     """
     above = tuple(torch.triu_indices(len(x), len(x), offset=1))
-    one, two = ((unit @ unit.T)[above] for unit in (normalize(x.double(), dim=-1), normalize(y.double(), dim=-1)))
-    return torch.corrcoef(torch.stack([one, two]))[0, 1].item()
+    cosines = [(unit @ unit.T)[above] for unit in (normalize(x.double(), dim=-1), normalize(y.double(), dim=-1))]
+    return torch.corrcoef(torch.stack(cosines))[0, 1].item()
 
 
 def held_out_r2(x: Tensor, y: Tensor, seed: int = 0) -> float:
-    """Share of the variance of y (k, d₂) that ridge regression on x (k, d₁) explains, on rows it has not seen.
+    """Share of the variance of y (k, d₂) that ridge regression on x (k, d₁) explains on held-out rows.
 
-    The ridge is chosen within the rows that are fitted. Negative where their mean would have done better; not
-    symmetric in x and y.
+    The ridge is chosen on a part of the fitted rows. The result is negative if the mean of the fitted rows would
+    predict better. It is not symmetric in x and y.
     """
     fitted, held = (rows.to(x.device) for rows in split_anchors(len(x), seed))
     regression, _ = ridge_map(x[fitted], y[fitted], seed=seed)
@@ -46,7 +49,7 @@ def held_out_r2(x: Tensor, y: Tensor, seed: int = 0) -> float:
 
 
 def explained_by_first(x: Tensor) -> float:
-    """Share of the variance of the rows of x (k, d) in its first principal direction: 1/d if it is the same in all."""
+    """Share of the variance of x (k, d) in its first principal direction: 1/d if all directions have the same."""
     variances = torch.linalg.svdvals(_centered(x)).square()
     return (variances[0] / variances.sum()).item()
 
@@ -56,13 +59,13 @@ def _centered(x: Tensor) -> Tensor:
 
 
 def centred_fit(relative: Tensor, anchors: Tensor, seed: int = 0) -> Tensor:
-    """Pearson correlation of r with the cosines of the best target vector, on anchors that it has not seen.
+    """Pearson correlation of r with the cosines of the best target vector, on held-out anchors.
 
-    ``held_out_fit`` is a cosine, and near 1 wherever all cosines of r are alike, whatever their differences say;
-    here the mean over the anchors is taken away, from the regression and from the judgement.
+    ``held_out_fit`` is a cosine, so it is near 1 whenever all entries of r are similar, even if their differences do
+    not match. This function subtracts the mean over the anchors, both before the fit and before the comparison.
 
     Args:
-        relative: (..., k), of prompts that are moved together: they share the ridge of ``RIDGES`` with the best mean.
+        relative: (..., k), of prompts that are transferred together. They share the ridge with the best mean.
         anchors: (k, d), of the target.
         seed: of the choice of held-out anchors.
 

@@ -1,7 +1,7 @@
-"""Ways of moving a prompt that the search is to be compared with.
+"""Transfer without relative representations: maps, and baselines such as copying and random vectors.
 
 The maps (linear, Procrustes, projector) are learnt from the shared words alone: x is the source's embedding of
-an anchor, y the target's. None sees a prompt, a fact or a label.
+an anchor, y the target's. They see no prompt, no fact and no label.
 """
 
 from __future__ import annotations
@@ -24,39 +24,43 @@ __all__ = ["AffineMap", "copy_vectors", "draw_random", "nearest_anchors", "procr
 
 
 def copy_vectors(vectors: Tensor, source: LanguageModel, target: LanguageModel) -> Tensor:
-    """The source vectors (n, m, d) as they are; the two LMs must be equally wide."""
+    """The source vectors (n, m, d), unchanged.
+
+    Raises:
+        PromptMismatchError: the two LMs have different widths.
+    """
     if source.dim != target.dim:
         raise PromptMismatchError(f"cannot copy a prompt from {source.name} ({source.dim} wide) to {target.name} "
-                                  f"({target.dim} wide); expected one width; use another method")
+                                  f"({target.dim} wide); expected equal widths: use another method")
     return vectors
 
 
 def nearest_anchors(relative: Tensor, anchors: Tensor) -> Tensor:
-    """Discretization: for each relative representation (..., k), the anchor (k, d) with the highest cosine."""
+    """Discretization: the anchor (k, d) with the highest cosine in each relative representation (..., k): (..., d)."""
     return anchors[relative.argmax(-1)]
 
 
 def weighted_sum(relative: Tensor, anchors: Tensor) -> Tensor:
-    """Aᵀr: the target's anchors (k, d), at unit length, weighted by the source's cosines (..., k): (..., d).
+    """Aᵀr: the sum of the target's normalised anchors (k, d), weighted by the source's cosines (..., k): (..., d).
 
-    Nothing is solved or learnt; the closed form turns into this as its ridge grows.
+    Nothing is solved or learnt. As its ridge grows, the closed form takes this direction.
     """
     return relative @ normalize(anchors, dim=-1)
 
 
 def draw_random(salts: list[str], num_vectors: int, target: LanguageModel, seed: int) -> Tensor:
-    """Random vectors on the scale of the target's embeddings, (n, m, d), a draw for each of n salts."""
+    """Random vectors on the scale of the target's embeddings: (n, m, d), one draw for each of the n salts."""
     drawn = [random_vectors(target, (num_vectors,), salted_generator(seed, salt)) for salt in salts]
     return torch.stack(drawn).to(target.device)
 
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
-    """v ↦ (v − x̄) W + ȳ: a linear map between tables whose means are set aside.
+    """v ↦ (v − x̄) W + ȳ: a linear map between centred embedding tables.
 
     Attributes:
         matrix: W, (d_source, d_target) float64.
-        source_mean, target_mean: x̄ and ȳ, of the anchors.
+        source_mean, target_mean: x̄ (d_source,) and ȳ (d_target,), the means of the anchors.
     """
 
     matrix: Tensor
@@ -75,26 +79,26 @@ def _centered(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def ridge_map(x: Tensor, y: Tensor, ridge: float | Literal["auto"] = "auto", seed: int = 0) -> tuple[AffineMap, float]:
     """Ridge regression of the target's anchors (k, d_t) on the source's (k, d_s), with an intercept.
 
-    W = (XᵀX + λI)⁻¹ XᵀY with λ = ridge · tr(XᵀX) / d_s. This regresses forward, where the paper's search, as a
-    linear map, regresses backward (A_t⁺ A_s).
+    W = (XᵀX + λI)⁻¹ XᵀY with λ = ridge · tr(XᵀX) / d_s. It predicts the target from the source. The paper's search,
+    seen as a linear map (A_t⁺ A_s), predicts in the opposite direction.
 
     Args:
-        ridge: a number, or ``"auto"``: of ``RIDGES`` the one with the least squared error on held-out anchors.
-        seed: of the held-out anchors.
+        ridge: a number, or ``"auto"``: the one in ``RIDGES`` with the lowest squared error on held-out anchors.
+        seed: of the choice of held-out anchors.
 
     Returns:
         The map, and the ridge that was used.
     """
     if ridge == "auto":
         fitted, held = split_anchors(len(x), seed)
-        errors = [mse_loss(found(x[held]), y[held].double()).item()
-                  for found in _ridge_maps(x[fitted], y[fitted], RIDGES).values()]
+        errors = [mse_loss(fitted_map(x[held]), y[held].double()).item()
+                  for fitted_map in _ridge_maps(x[fitted], y[fitted], RIDGES).values()]
         ridge = RIDGES[errors.index(min(errors))]
     return _ridge_maps(x, y, (ridge,))[ridge], ridge
 
 
 def _ridge_maps(x: Tensor, y: Tensor, ridges: tuple[float, ...]) -> dict[float, AffineMap]:
-    """A map for each ridge, from one factorisation."""
+    """{ridge: map}, all from one factorisation."""
     x, y, x_mean, y_mean = _centered(x, y)
     left, values, basis = torch.linalg.svd(x, full_matrices=False)
     tiny = values.amax() * max(x.shape) * torch.finfo(values.dtype).eps
@@ -111,10 +115,12 @@ def _ridge_maps(x: Tensor, y: Tensor, ridges: tuple[float, ...]) -> dict[float, 
 def procrustes_map(x: Tensor, y: Tensor, whiten: bool = False) -> AffineMap:
     """The orthogonal map from the source's anchors (k, d_s) to the target's (k, d_t) (Schönemann 1966).
 
-    W = UVᵀ from the singular vectors of XᵀY: of all maps with orthonormal rows or columns the one with the
-    largest Σ(xW)·y, which, unless the target is the narrower, has the least Σ‖xW − y‖². With ``whiten``, both
-    tables are whitened first and the result is given the target's covariance (Artetxe et al. 2018):
-    W = Cx^(−1/2) UVᵀ Cy^(1/2).
+    W = UVᵀ from the singular vectors of XᵀY. Among all maps with orthonormal rows or columns, it has the largest
+    Σ(xW)·y. Unless the target is narrower than the source, it also has the lowest Σ‖xW − y‖².
+
+    Args:
+        whiten: whiten both tables first, then give the result the target's covariance (Artetxe et al. 2018):
+            W = Cx^(−1/2) UVᵀ Cy^(1/2).
     """
     x, y, x_mean, y_mean = _centered(x, y)
     if not whiten:
@@ -138,45 +144,46 @@ def projector(x: Tensor, y: Tensor, *, hidden: int = 256, epochs: int = 50, lr: 
               seed: int = 0) -> tuple[Callable[[Tensor], Tensor], dict[str, float | None]]:
     """A two-layer perceptron from the source's anchors (k, d_s) to the target's (k, d_t): the paper's projector.
 
-    Linear, ReLU, linear; both tables divided by the standard deviation of their entries; mean squared error;
-    Adam with a constant rate on batches of 256; the weights of the epoch with the least error on the held-out
-    fifth of the anchors, and a stop after five epochs without a better one. It sees words alone: a tuned prompt
-    is longer than any word, and the projector has to extrapolate to it.
+    The layers are linear, ReLU, linear. Both tables are divided by the standard deviation of their entries. Adam
+    minimises the mean squared error with a constant rate on batches of 256. The projector keeps the weights of the
+    epoch with the lowest error on a held-out fifth of the anchors, and stops after five epochs without a better one.
+    It is trained on words alone. The vectors of a tuned prompt are longer than any word's, so it has to extrapolate.
 
     Args:
-        hidden: width of the layer between.
-        epochs: at most.
-        lr: of Adam.
+        hidden: width of the hidden layer.
+        epochs: the highest number of epochs.
+        lr: learning rate of Adam.
         seed: of the weights, the batches and the held-out anchors.
 
     Returns:
-        The map, and its record: ``held_out_r2`` (1 − error / variance, of the held-out anchors) and ``epoch``.
+        The map, and its record: ``held_out_r2`` (1 − error / variance, on the held-out anchors) and ``epoch``.
     """
     scale_x, scale_y = x.std(), y.std()
     x, y = x / scale_x, y / scale_y
     fitted, held = split_anchors(len(x), seed)
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], hidden), torch.nn.ReLU(),
                                       torch.nn.Linear(hidden, y.shape[1])).to(x.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    best, state, at = float("inf"), None, 0
+    best, state, best_epoch = float("inf"), None, 0
     for epoch in range(epochs):
-        for batch in fitted[torch.randperm(len(fitted), generator=draw)].split(256):
+        for batch in fitted[torch.randperm(len(fitted), generator=generator)].split(256):
             optimizer.zero_grad(set_to_none=True)
             mse_loss(network(x[batch]), y[batch]).backward()
             optimizer.step()
         with torch.no_grad():
             error = mse_loss(network(x[held]), y[held]).item()
         if error < best:
-            best, at = error, epoch
+            best, best_epoch = error, epoch
             state = {name: weight.clone() for name, weight in network.state_dict().items()}
-        elif epoch - at >= 5:
+        elif epoch - best_epoch >= 5:
             break
     assert state is not None
     network.load_state_dict(state)
     network.requires_grad_(False)
     variance = y[held].var(0, correction=0).mean().item()
-    record = {"held_out_r2": 1 - best / variance if variance else None, "epoch": at + 1}  # None: one anchor held out
+    # A single held-out anchor has no variance to compare with.
+    record = {"held_out_r2": 1 - best / variance if variance else None, "epoch": best_epoch + 1}
     return lambda vectors: network(vectors / scale_x) * scale_y, record

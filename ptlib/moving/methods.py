@@ -1,7 +1,8 @@
-"""The methods: one registered function for each way to move a prompt, with its options and what they may be.
+"""The transfer methods: one registered function for each, with its options and their allowed values.
 
-To add one, write a function from a ``Move`` to vectors (n, m, d) and what it chose, and register it: it is then a
-``method=`` of ``transfer``, its keywords are its options, and every test of all methods covers it.
+To add a method, write a function that takes a ``Move`` and returns vectors (n, m, d) and a dict of what it chose. Then
+register it with ``@method``. ``transfer`` accepts it as ``method=`` from then on, its keywords become its options, and
+the tests that run over all methods cover it.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ __all__ = ["METHODS", "Method", "Move", "checked_options"]
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """What every method starts from: n prompts of m vectors in each source.
+    """A transfer to be made: what every method starts from. It has n prompts of m vectors for each source.
 
     Attributes:
-        vectors: one (n, m, d) a source.
-        mixtures: n lists, the words that each source's vectors are made of, None for free ones.
-        salts: n names, for what is drawn at random.
-        weights: one a source, with the sum 1.
+        vectors: one tensor (n, m, d_i) for each source.
+        mixtures: n lists with one entry for each source: the mixture of words behind the vectors, or None for free
+            vectors.
+        salts: n strings that make the random numbers of each prompt its own.
+        weights: one for each source; they sum to 1.
+        normalize: the normalisation, one of ``NORMALIZATIONS``.
+        seed: of everything random.
     """
 
     vectors: list[Tensor]
@@ -50,53 +54,59 @@ class Move:
     seed: int
 
     @cached_property
-    def tables(self) -> list[Tensor]:
-        """The anchors in each source, (k, d_i), on the target's device."""
+    def source_anchors(self) -> list[Tensor]:
+        """The embeddings of the anchors in each source, (k, d_i), on the target's device."""
         return [self.anchors.of(lm).to(self.target.device) for lm in self.sources]
 
     @cached_property
-    def table(self) -> Tensor:
-        """The anchors in the target, (k, d)."""
+    def target_anchors(self) -> Tensor:
+        """The embeddings of the anchors in the target, (k, d)."""
         return self.anchors.of(self.target)
 
     @cached_property
     def relatives(self) -> list[Tensor]:
-        return [relative_representation(v, table) for v, table in zip(self.vectors, self.tables, strict=True)]
+        """The relative representations of each source's vectors, (n, m, k)."""
+        return [relative_representation(v, anchors) for v, anchors in zip(self.vectors, self.source_anchors,
+                                                                          strict=True)]
 
     @cached_property
     def relative(self) -> Tensor:
-        """What the sources say together, (n, m, k)."""
+        """The mean relative representation of all sources, (n, m, k)."""
         return mean_relative(self.relatives, self.weights)
 
     @cached_property
     def fit(self) -> Tensor:
-        """``held_out_fit`` of the prompts, (ridges, n, m)."""
-        return held_out_fit(self.relative, self.table, seed=self.seed)
+        """``held_out_fit`` of the prompts, (len(RIDGES), n, m)."""
+        return held_out_fit(self.relative, self.target_anchors, seed=self.seed)
 
     def scaled(self, found: Tensor) -> Tensor:
-        """``found``, (n, m, d), on the scale of the target's embeddings, by ``normalize``."""
+        """The vectors that a method found, (n, m, d), normalised to the scale of the target's embeddings."""
         if self.normalize == "none":
             return found
         centered = self.normalize == "centered-norm"  # the origin is then the mean of each LM's anchors
-        origins = [table.mean(0) if centered else torch.zeros_like(table[0]) for table in [*self.tables, self.table]]
-        radii = [(table - origin).norm(dim=-1).mean() for table, origin in zip([*self.tables, self.table], origins,
-                                                                               strict=True)]
-        shares = [w * (v - origin).norm(dim=-1) / radius for w, v, origin, radius in
-                  zip(self.weights, self.vectors, origins[:-1], radii[:-1], strict=True)]
-        return normalize_prompt(found, self.target.given_embeddings, self.normalize, sum(shares) * radii[-1],
-                                origins[-1])
+        tables = [*self.source_anchors, self.target_anchors]
+        origins = [table.mean(0) if centered else torch.zeros_like(table[0]) for table in tables]
+        mean_norms = [(table - origin).norm(dim=-1).mean() for table, origin in zip(tables, origins, strict=True)]
+        relative_norms = [w * (v - origin).norm(dim=-1) / mean_norm for w, v, origin, mean_norm in
+                          zip(self.weights, self.vectors, origins[:-1], mean_norms[:-1], strict=True)]
+        return normalize_prompt(found, self.target.given_embeddings, self.normalize,
+                                sum(relative_norms) * mean_norms[-1], origins[-1])
 
     def masked(self, top_k: int | None) -> tuple[Tensor, Tensor | None]:
-        """The relative representation on the anchors that all sources together find the most similar, and these."""
+        """The relative representation on each vector's ``top_k`` anchors, (n, m, k), and the mask of these anchors.
+
+        The top anchors are those with the highest mean similarity over the sources. Without ``top_k``, all anchors
+        count and the mask is None.
+        """
         if top_k is None:
             return self.relative, None
         mask = top_k_mask(self.relative, top_k)
         return mean_relative([relative * mask for relative in self.relatives], self.weights), mask
 
     def through(self, maps: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-        """The weighted mean of each source's vectors after its map, (n, m, d)."""
-        moved = (w * one(v) for w, one, v in zip(self.weights, maps, self.vectors, strict=True))
-        return sum(moved, start=torch.zeros(()))
+        """Each source's vectors after its own map, averaged with the weights: (n, m, d)."""
+        mapped = (w * map_of_source(v) for w, map_of_source, v in zip(self.weights, maps, self.vectors, strict=True))
+        return sum(mapped, start=torch.zeros(()))
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -104,7 +114,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Kind:
-    """What an option may be, in words and as a test."""
+    """The values that an option accepts, in words and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -119,19 +129,19 @@ RIDGE = Kind("'auto' or a number of at least 0",
 SWITCH = Kind("True or False", lambda v: isinstance(v, bool))
 
 
-Found = tuple[Tensor, dict[str, Any]]  # vectors (n, m, d), and what a method chose
+Found = tuple[Tensor, dict[str, Any]]  # vectors (n, m, d), and the options that the method chose itself
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to move prompts.
+    """A way to transfer prompts.
 
     Attributes:
-        function: from a ``Move`` to vectors (n, m, d) and a dict of what it chose; its keywords are its options.
-        kinds: {option: what it may be}.
-        normalize: its normalisation where the caller names none; "none" of a method whose vectors have the scale of
-            the target's embeddings already: they are never normalised.
-        needs_mixtures: whether it moves only prompts that are made of words.
+        function: takes a ``Move``; returns vectors (n, m, d) and a dict of what it chose. Its keywords are its options.
+        kinds: {option: the values that it accepts}.
+        normalize: the default normalisation. "none" means that the method's vectors already have the scale of the
+            target's embeddings. Then they are never normalised, even if the caller asks for it.
+        needs_mixtures: whether the method transfers only mixtures of words.
     """
 
     function: Callable[..., Found]
@@ -161,18 +171,18 @@ def method(name: str, *, normalize: str = "affine", needs_mixtures: bool = False
 
 
 def checked_options(name: str, normalize: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a method, with its defaults filled in.
+    """All options of a method: those given, and defaults for the rest.
 
     Raises:
-        PromptTransferError: an unknown method, option or normalisation, or a value that it cannot have.
+        PromptTransferError: the method, an option or the normalisation is unknown, or a value is not allowed.
     """
     if name not in METHODS:
         raise PromptTransferError(f"method={name!r}; expected 'auto' or one of {', '.join(METHODS)}")
     if normalize not in NORMALIZATIONS:
         raise PromptTransferError(f"normalize={normalize!r}; expected 'auto' or one of {', '.join(NORMALIZATIONS)}")
     if normalize == "affine-in-loss" and name != "gradient":
-        raise PromptTransferError(f"normalize='affine-in-loss' with method={name!r}; only 'gradient' has a loss "
-                                  "to normalise in; use normalize='affine'")
+        raise PromptTransferError(f"normalize='affine-in-loss' with method={name!r}; only 'gradient' normalises in its "
+                                  "loss: use normalize='affine'")
     options = METHODS[name].options
     if unknown := given.keys() - options.keys():
         raise PromptTransferError(f"method {name!r} has no option {', '.join(sorted(unknown))}; it has "
@@ -190,70 +200,72 @@ def checked_options(name: str, normalize: str, given: Mapping[str, Any]) -> dict
 @method("closed-form", ridge=RIDGE, center=SWITCH, top_k=COUNT_OR_ALL)
 def closed_form_method(move: Move, ridge: float | Literal["auto"] = "auto", center: bool = False,
                        top_k: int | None = None) -> Found:
-    """The optimum of the paper's search (at ridge 0), in one solve."""
+    """Solve for the optimum of the paper's search (exactly so at ridge 0)."""
     relative, mask = move.masked(top_k)
     if ridge == "auto":
         plain = mask is None and not center
-        ridge = choose_ridge(move.fit if plain else held_out_fit(relative, move.table, center, mask, move.seed))
-    return closed_form(relative, move.table, ridge, center, mask), {"ridge": ridge}
+        ridge = choose_ridge(move.fit if plain else
+                             held_out_fit(relative, move.target_anchors, center, mask, move.seed))
+    return closed_form(relative, move.target_anchors, ridge, center, mask), {"ridge": ridge}
 
 
 @method("gradient", steps=STEPS, lr=RATE, top_k=COUNT_OR_ALL, progress=SWITCH)
 def gradient_method(move: Move, steps: int = 2000, lr: float = 5e-3, top_k: int | None = None,
                     progress: bool = False) -> Found:
-    """The paper's search, which ends at its last step."""
+    """The paper's gradient search: always all ``steps``, without early stopping."""
     relative, mask = move.masked(top_k)
-    return gradient_search(relative, move.table, move.target.given_embeddings, steps=steps, lr=lr, mask=mask,
+    return gradient_search(relative, move.target_anchors, move.target.given_embeddings, steps=steps, lr=lr, mask=mask,
                            normalize_in_loss=move.normalize == "affine-in-loss", seed=move.seed, progress=progress), {}
 
 
 @method("linear", ridge=RIDGE)
 def linear_method(move: Move, ridge: float | Literal["auto"] = "auto") -> Found:
     """Ridge regression from the source's anchors to the target's."""
-    found, ridges = zip(*(maps.ridge_map(x, move.table, ridge, move.seed) for x in move.tables), strict=True)
-    return move.through(found), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
+    learnt, ridges = zip(*(maps.ridge_map(x, move.target_anchors, ridge, move.seed) for x in move.source_anchors),
+                         strict=True)
+    return move.through(learnt), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
 
 
 @method("procrustes", whiten=SWITCH)
 def procrustes_method(move: Move, whiten: bool = False) -> Found:
     """The orthogonal map from the source's anchors to the target's."""
-    return move.through([maps.procrustes_map(x, move.table, whiten) for x in move.tables]), {}
+    return move.through([maps.procrustes_map(x, move.target_anchors, whiten) for x in move.source_anchors]), {}
 
 
 @method("projector", hidden=COUNT, epochs=COUNT, lr=RATE)
 def projector_method(move: Move, hidden: int = 256, epochs: int = 50, lr: float = 1e-3) -> Found:
     """A perceptron from the source's anchors to the target's."""
-    found, records = zip(*(maps.projector(x, move.table, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
-                           for x in move.tables), strict=True)
-    return move.through(found), {"trained": list(records)}
+    learnt, records = zip(*(maps.projector(x, move.target_anchors, hidden=hidden, epochs=epochs, lr=lr, seed=move.seed)
+                            for x in move.source_anchors), strict=True)
+    return move.through(learnt), {"trained": list(records)}
 
 
 @method("weighted-sum", top_k=COUNT_OR_ALL)
 def weighted_sum_method(move: Move, top_k: int | None = None) -> Found:
     """The target's anchors, weighted by the source's cosines."""
     relative, _ = move.masked(top_k)
-    return maps.weighted_sum(relative, move.table), {}
+    return maps.weighted_sum(relative, move.target_anchors), {}
 
 
 @method("discretize", normalize="none")
 def discretize_method(move: Move) -> Found:
-    """The anchor nearest to each vector, in the target."""
-    return maps.nearest_anchors(move.relative, move.table), {}
+    """The target's embedding of the anchor nearest to each vector."""
+    return maps.nearest_anchors(move.relative, move.target_anchors), {}
 
 
 @method("copy", normalize="none")
 def copy_method(move: Move) -> Found:
-    """The source's vectors as they are."""
+    """The source's vectors, unchanged."""
     if len(move.sources) > 1:
-        raise PromptMismatchError(f"method 'copy' moves the prompt of one source, but got {len(move.sources)}: vectors "
-                                  "of different LMs cannot be averaged as they are; use another method")
+        raise PromptMismatchError(f"method 'copy' takes prompts from one source, but got {len(move.sources)} sources; "
+                                  "use another method to combine them")
     return maps.copy_vectors(move.vectors[0], move.sources[0], move.target), {}
 
 
 @method("mixture", normalize="none", needs_mixtures=True, num_words=COUNT_OR_ALL)
 def mixture_method(move: Move, num_words: int | None = None) -> Found:
-    """The same words with the same weights, in the target's embeddings; of each vector the ``num_words`` heaviest."""
-    rows = [[mixture for mixture in row if mixture is not None] for row in move.mixtures]  # here all prompts have one
+    """The same words with the same weights, in the target's embeddings. ``num_words`` keeps each vector's heaviest."""
+    rows = [[mixture for mixture in row if mixture is not None] for row in move.mixtures]  # none is None; mypy asks
     return torch.stack([sum((w * mixture.truncated(num_words).on(move.target)
                              for w, mixture in zip(move.weights, row, strict=True)), start=torch.zeros(()))
                         for row in rows]), {}

@@ -1,4 +1,7 @@
-"""The relative space: a vector as its cosines to the anchors (section 3.2 of the paper)."""
+"""Relative representations: a vector described by its cosines to the anchors (section 3.2 of the paper).
+
+``encode`` does this for a prompt. ``mean_relative`` combines the prompts of several sources.
+"""
 
 from __future__ import annotations
 
@@ -32,23 +35,27 @@ def encode(prompt: Prompt, lm: LanguageModel, anchors: Anchors) -> Tensor:
 
 
 def top_k_mask(relative: Tensor, k: int) -> Tensor:
-    """True at the k largest, signed, similarities of each vector (the paper's top-k anchors): bool, as ``relative``."""
+    """A bool mask, shaped like ``relative``, of the k highest cosines of each vector (the paper's top-k anchors).
+
+    The sign counts: a strongly negative cosine is not among the highest.
+    """
     kept = relative.topk(k, dim=-1).indices
     return torch.zeros_like(relative, dtype=torch.bool).scatter(-1, kept, True)
 
 
 def mean_relative(relatives: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """One relative representation (..., k) for those of several sources.
+    """Combine the relative representations of several sources into one, (..., k).
 
-    The weighted mean at unit length: its cosine with any Au has the same maximiser as the weighted mean of the
-    sources' cosines, the paper's multi-source objective (section 3.3), up to a factor. The mean length is given
-    back, because the relative lengths of a prompt's vectors matter to its normalisation.
+    Each is normalised to unit length before the weighted mean is taken. The vector u with the highest cosine between
+    this mean and Au then also maximises the weighted mean of the sources' cosines, the paper's multi-source objective
+    (section 3.3). Afterwards the result is multiplied by the mean length, because the affine normalisation depends on
+    how long a prompt's vectors are relative to each other.
 
     Args:
-        relatives: one (..., k) a source.
-        weights: one a source, with the sum 1.
+        relatives: one (..., k) for each source.
+        weights: one for each source; they sum to 1.
     """
     stacked = torch.stack(list(relatives))
     shares = torch.tensor(weights, dtype=stacked.dtype, device=stacked.device).view(-1, *[1] * (stacked.ndim - 1))
-    lengths = stacked.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(stacked.dtype).tiny)  # a zero vector stays one
+    lengths = stacked.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(stacked.dtype).tiny)  # avoids 0 / 0
     return (shares * stacked / lengths).sum(0) * (shares * lengths).sum(0)

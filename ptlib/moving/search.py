@@ -1,10 +1,9 @@
-"""From a relative representation to the target vector that has it (section 3.3 of the paper).
+"""The search for target vectors that have a given relative representation (section 3.3 of the paper).
 
-Throughout, A is the (k, d) matrix of row-normalised target anchors and r a relative representation, (k,).
-The paper maximises cos(r, Au) over u by gradient descent. Since the cosine ignores the length of u, its
-maximiser is the direction of the least-squares solution of Au = r, and A enters only through its Gram matrix
-AᵀA and through Aᵀr: so neither way of searching touches the k anchors more than once. With a mask (the paper's
-top-k), each vector has anchors of its own, and only these count, on both sides.
+Throughout, A is the (k, d) matrix of the target's anchors with rows of unit length, and r (k,) is a relative
+representation. The paper maximises cos(r, Au) over u by gradient descent. The cosine ignores the length of u, so the
+least-squares solution of Au = r has the best direction. Both searches need only AᵀA and Aᵀr, and so go through the k
+anchors only once. With a mask (the paper's top-k), only the anchors in each vector's mask count, both in r and in Au.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ __all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "best_fit", "choose_ridge", "
 
 NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving", "centered-norm")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-HELD_OUT = 0.2  # share of the anchors that label-free choices are judged on
+HELD_OUT = 0.2  # share of the anchors that are left out of a fit, to judge it without labels
 
 
 def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: bool = False,
                 mask: Tensor | None = None) -> Tensor:
     """The vectors with the relative representation closest to the given one, by least squares.
 
-    u = (AᵀA + λI)⁻¹ Aᵀr with λ = ridge · tr(AᵀA) / d. With ridge 0, u has the highest possible cos(r, Au):
-    the optimum of the paper's search. As ridge grows, u turns towards Aᵀr, the anchors weighted by r. In
-    float64 from one factorisation, whatever the number of prompts (with a mask: one a vector); directions that
-    no anchor spans get no weight (the minimum-norm solution, where k < d).
+    u = (AᵀA + λI)⁻¹ Aᵀr with λ = ridge · tr(AᵀA) / d. With ridge 0, u has the highest possible cos(r, Au), which is
+    the optimum of the paper's search. As the ridge grows, u turns towards Aᵀr, the sum of the anchors weighted by r.
+    One factorisation in float64 serves all prompts (with a mask, each vector needs its own). Directions that no anchor
+    spans get no weight: with k < d this is the minimum-norm solution.
 
     Args:
         relative: (..., k).
-        anchors: (k, d), of any row lengths.
+        anchors: (k, d), with rows of any length.
         ridge: relative to the mean eigenvalue of AᵀA.
-        center: subtract means over the anchors first, so that Pearson correlation takes the place of cosine.
+        center: subtract the means over the anchors first, which replaces the cosine by Pearson correlation.
         mask: (..., k) bool, the anchors that count for each vector; all if None.
 
     Returns:
@@ -49,11 +48,11 @@ def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: b
 
 def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
                       mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """AᵀA, (d, d) or with a mask (..., d, d), and Aᵀr, (..., d), in float64."""
+    """AᵀA, shaped (d, d), or (..., d, d) with a mask, and Aᵀr, shaped (..., d), both in float64."""
     a, r = normalize(anchors.double(), dim=-1), relative.double()
     if mask is not None:
         k, d = a.shape
-        grams, projected = zip(*(_normal_equations(one[kept], a[kept], center) for one, kept in
+        grams, projected = zip(*(_normal_equations(row[kept], a[kept], center) for row, kept in
                                  zip(r.reshape(-1, k), mask.reshape(-1, k), strict=True)), strict=True)
         return torch.stack(grams).view(*r.shape[:-1], d, d), torch.stack(projected).view(*r.shape[:-1], d)
     if center:
@@ -62,23 +61,23 @@ def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
 
 
 def _solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
-    """(G + λI)⁻¹ projected with λ = ridge · mean eigenvalue of G; of a singular G the minimum-norm solution."""
+    """(G + λI)⁻¹ projected, with λ = ridge · mean eigenvalue of G; the minimum-norm solution if G is singular."""
     d, eps = gram.shape[-1], torch.finfo(gram.dtype).eps
-    rows = projected.reshape(*gram.shape[:-2], -1, d)  # all vectors that share a Gram matrix, in one solve
+    rows = projected.reshape(*gram.shape[:-2], -1, d)  # one solve for all vectors with the same Gram matrix
     shift = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
     factor, failed = torch.linalg.cholesky_ex(gram + shift[..., None, None] * torch.eye(d, dtype=gram.dtype,
                                                                                          device=gram.device))
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     if not failed.any() and (pivots.amin(-1) > pivots.amax(-1) * (d * eps) ** 0.5).all():
         return torch.cholesky_solve(rows.mT, factor).mT.reshape(projected.shape)
-    values, basis = torch.linalg.eigh(gram)  # ten times the cost, but it tells which directions no anchor spans
+    values, basis = torch.linalg.eigh(gram)  # costs ten times as much, but shows which directions no anchor spans
     tiny = values.amax(-1, keepdim=True) * d * eps
     inverse = torch.where(values > tiny, 1 / (values.clamp_min(tiny) + shift.unsqueeze(-1)), 0.0)
     return (((rows @ basis) * inverse.unsqueeze(-2)) @ basis.mT).reshape(projected.shape)
 
 
 def split_anchors(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Positions of the anchors to fit on and of the ``HELD_OUT`` share to judge on; a single one is both."""
+    """Positions of the anchors to fit on, and of the held-out share (``HELD_OUT``); a single anchor is in both."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = max(1, round(HELD_OUT * count))
     return (order[held:], order[:held]) if count > 1 else (order, order)
@@ -86,7 +85,7 @@ def split_anchors(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: Tensor | None = None,
                  seed: int = 0) -> Tensor:
-    """√R² on anchors that the closed form has not seen, for every ridge of ``RIDGES``: needs no label.
+    """How well the closed form predicts r on held-out anchors, for every ridge in ``RIDGES``. It needs no label.
 
     Args:
         relative: (..., k).
@@ -95,8 +94,8 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
         seed: of the choice of held-out anchors.
 
     Returns:
-        (len(RIDGES), ...): cos(r, Au) on the held-out fifth of the anchors, with u from the others; with ``center``
-        their Pearson correlation.
+        (len(RIDGES), ...): cos(r, Au), which is √R², on the held-out fifth of the anchors, with u fitted on the others.
+        With ``center`` it is the Pearson correlation instead.
     """
     fitted, held = (part.to(anchors.device) for part in split_anchors(len(anchors), seed))
     masks = [None, None] if mask is None else [mask[..., fitted], mask[..., held]]
@@ -106,20 +105,25 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
 
 
 def choose_ridge(fit: Tensor) -> float:
-    """The ridge of ``RIDGES`` with the best mean ``held_out_fit``: one for all prompts that are moved together."""
+    """The ridge in ``RIDGES`` with the best mean ``held_out_fit`` over all prompts that are transferred together."""
     return RIDGES[int(fit.flatten(1).mean(1).argmax())]
 
 
 def best_fit(fit: Tensor) -> Tensor:
-    """``held_out_fit`` at the ridge that ``choose_ridge`` takes: (...)."""
+    """``held_out_fit`` at the ridge that ``choose_ridge`` chooses: (...)."""
     return fit[RIDGES.index(choose_ridge(fit))]
 
 
 def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tensor | None = None,
                   center: bool = False) -> Tensor:
-    """1 − cos(r, relative representation of u) for each vector (the paper's objective): (...).
+    """1 − cos(r, Au) for each vector u (the paper's objective): (...).
 
-    Only the anchors in ``mask`` count; with ``center``, Pearson correlation takes the place of cosine.
+    Args:
+        relative: r, (..., k).
+        vectors: u, (..., d).
+        anchors: (k, d).
+        mask: (..., k) bool, the anchors that count for each vector; all if None.
+        center: use Pearson correlation instead of the cosine.
     """
     r, own = relative.double(), relative_representation(vectors.double(), anchors.double())
     counts = torch.ones_like(r) if mask is None else mask.to(r.dtype)
@@ -130,27 +134,29 @@ def matching_loss(relative: Tensor, vectors: Tensor, anchors: Tensor, mask: Tens
 
 
 def fit_score(relative: Tensor, anchors: Tensor) -> Tensor:
-    """√R² of r on the anchors, (...): the highest cos(r, Au) that any u reaches. Needs no labels."""
+    """The highest cos(r, Au) that any u reaches, which is √R² of r on the anchors: (...). It needs no labels."""
     return 1 - matching_loss(relative, closed_form(relative, anchors), anchors)
 
 
 def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: int = 2000, lr: float = 5e-3,
                     normalize_in_loss: bool = False, mask: Tensor | None = None, seed: int = 0,
                     progress: bool = False) -> Tensor:
-    """The paper's search: Adam on the mean of 1 − cos(r, Au) from Xavier-normal vectors.
+    """The paper's search: Adam minimises the mean of 1 − cos(r, Au), starting from Xavier-normal vectors.
 
-    The objective is written with AᵀA and Aᵀr, cos(r, Au) = (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)), which has the same
-    values and gradients as the k cosines and costs d² instead of kd a vector and step. The rate is constant: a
-    search of fewer steps is the beginning of one of more.
+    The objective is computed as cos(r, Au) = (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)). Values and gradients are the same as with the
+    k cosines, but a step costs d² instead of kd for each vector. The learning rate is constant, so a shorter search
+    passes through the same vectors as a longer one.
 
     Args:
         relative: (n, m, k), n prompts.
         anchors: (k, d).
         table: (V, d), the target's embedding table, for ``normalize_in_loss``.
-        normalize_in_loss: apply ``normalize_prompt(..., "affine")`` to the candidate before the loss, and return
-            it so, as the paper's reference code does.
+        steps, lr: of Adam.
+        normalize_in_loss: apply ``normalize_prompt(..., "affine")`` to the vectors before each loss, and to the
+            result, as the paper's reference code does.
         mask: (n, m, k) bool, the anchors that count for each vector; all if None.
-        seed: of the initial vectors, the same for each of the n prompts.
+        seed: of the initial vectors, which are the same for each of the n prompts.
+        progress: show a bar.
 
     Returns:
         (n, m, d).
@@ -161,14 +167,14 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
                                          generator=torch.Generator().manual_seed(seed))
     vectors = start.to(gram.device).expand(len(relative), -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=lr)
-    moments = table.mean(), table.std()  # once, not at every step: the table is large
+    moments = table.mean(), table.std()  # computed once, because the table is large
     for _ in progress_bar(range(steps), show=progress, desc="searching"):
         u = _affine(vectors, *moments) if normalize_in_loss else vectors
         quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
         # The clamp keeps the root's gradient finite at u = 0.
         cosine = (projected * u).sum(-1) / (lengths * quadratic.clamp_min(1e-12).sqrt())
         optimizer.zero_grad(set_to_none=True)
-        # The sum over prompts of the mean over a prompt's vectors: each prompt is searched as if alone.
+        # Mean over a prompt's vectors, sum over prompts: so each prompt's gradient is the same as if it were alone.
         (1 - cosine).mean(-1).sum().backward()
         optimizer.step()
     found = vectors.detach()
@@ -177,17 +183,26 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
 
 def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None,
                      origin: Tensor | None = None) -> Tensor:
-    """Give found vectors the scale of the target's embeddings (section 3.4 of the paper).
+    """Give vectors the scale of the target's embeddings (section 3.4 of the paper).
+
+    | how | what happens to each prompt | directions |
+    |---|---|---|
+    | ``"none"`` | nothing | kept |
+    | ``"scale"`` | its standard deviation becomes the table's | kept |
+    | ``"affine"`` | its mean and standard deviation become the table's | changed |
+    | ``"affine-in-loss"`` | nothing here: ``gradient_search`` has already applied "affine" | kept |
+    | ``"norm-preserving"`` | each vector gets its norm from ``lengths`` | kept |
+    | ``"centered-norm"`` | each vector gets its distance from ``origin`` from ``lengths`` | changed |
 
     Args:
-        vectors: (..., m, d): each prompt of m vectors is standardised by its own scalar statistics.
+        vectors: (..., m, d). A prompt's mean and standard deviation are scalars over its m vectors.
         table: (V, d), the target's embedding table.
-        how: ``"none"``; ``"scale"``: divide by the prompt's standard deviation, multiply by the table's;
-            ``"affine"``: also move the prompt's mean to the table's; ``"affine-in-loss"`` has been applied by the
-            search already; ``"norm-preserving"``: give each vector the norm in ``lengths``, and ``"centered-norm"``
-            the distance from ``origin``. Scale and norm keep every direction, the shift does not.
-        lengths: (..., m), for the last two.
-        origin: (d,), for the last.
+        how: see the table.
+        lengths: (..., m), for "norm-preserving" and "centered-norm".
+        origin: (d,), for "centered-norm".
+
+    Returns:
+        (..., m, d).
     """
     if how in ("none", "affine-in-loss"):
         return vectors
@@ -203,6 +218,6 @@ def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor |
 
 
 def _affine(vectors: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Prompts (..., m, d) standardised by their own scalar statistics, then given a mean and standard deviation."""
+    """Prompts (..., m, d), each shifted and scaled to have this mean and standard deviation."""
     own_mean, own_std = vectors.mean(dim=(-2, -1), keepdim=True), vectors.std(dim=(-2, -1), keepdim=True)
     return (vectors - own_mean) / own_std * std + mean

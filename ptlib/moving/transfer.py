@@ -1,4 +1,7 @@
-"""Moving prompts from one LM, or several, to another: every method behind one signature."""
+"""Transfer of prompts from one source LM, or several, to a target LM.
+
+``transfer`` takes one prompt and ``transfer_many`` a dict of them. Both offer every method in ``METHODS``.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,17 @@ from .search import best_fit, matching_loss
 
 __all__ = ["transfer", "transfer_many"]
 
-FREQUENT_ANCHORS = 8  # for each dimension of the target, for method "auto"
+FREQUENT_ANCHORS = 8  # how many for each dimension of the target, with method "auto"
 AUTO = {"words": ("mixture", "none"), "one source": ("linear", "centered-norm"),  # method and normalisation
         "several sources": ("procrustes", "norm-preserving")}
 
 
 def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Sequence[LanguageModel],
              target: LanguageModel, **options: Any) -> Prompt:
-    """Move one prompt, or one task's prompts of several sources, to ``target``: see ``transfer_many``."""
+    """Transfer one prompt to ``target``, or one task's prompts from several sources.
+
+    ``options`` and errors are those of ``transfer_many``.
+    """
     return transfer_many({"prompt": prompt}, source=source, target=target, **options)["prompt"]
 
 
@@ -36,42 +42,59 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
                   source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "auto",
                   anchors: Anchors | None = None, normalize: str = "auto", weights: Sequence[float] | None = None,
                   seed: int = 0, **method_options: Any) -> dict[Hashable, Prompt]:
-    """Move many prompts between one set of LMs, with one factorisation for all.
+    """Transfer many prompts from the same source (or sources) to ``target``, with one factorisation for all.
+
+    | method | default normalisation | options |
+    |---|---|---|
+    | ``"closed-form"`` | affine | ``ridge="auto"``, ``center=False``, ``top_k=None`` |
+    | ``"gradient"`` (the paper's search) | affine | ``steps=2000``, ``lr=5e-3``, ``top_k=None``, ``progress=False`` |
+    | ``"linear"`` | affine | ``ridge="auto"`` |
+    | ``"procrustes"`` | affine | ``whiten=False`` |
+    | ``"projector"`` | affine | ``hidden=256``, ``epochs=50``, ``lr=1e-3`` |
+    | ``"weighted-sum"`` | affine | ``top_k=None`` |
+    | ``"discretize"``, ``"copy"``, ``"random"`` | none | |
+    | ``"mixture"`` | none | ``num_words=None`` |
+
+    With ``method="auto"``, the method depends on the prompts:
+
+    | prompts | method | normalisation | anchors |
+    |---|---|---|---|
+    | all mixtures of words | mixture | none | all |
+    | free vectors, one source | linear | centered-norm | 8 frequent words for each dimension of the target |
+    | free vectors, several sources | procrustes | norm-preserving | likewise |
+
+    These choices did best in this repository's notebooks without labels or forward passes on the target.
+
+    Several sources: methods that use relative representations average them at unit length. The optimum for this average
+    is the optimum of the paper's mean loss, and ``top_k`` keeps the anchors with the highest average. Methods that
+    learn maps apply each source's map to its prompt, then average the results. The order of the sources does not
+    matter.
 
     Args:
-        prompts: {name: prompt}, or {name: one prompt of each source}; all of one length.
-        source: the LM that the prompts were made for, or several, of any widths and tokenizers.
-        target: the LM that they go to. No label and no gradient of it is used, only its embeddings.
-        method: ``"auto"`` or one of ``METHODS``, which has the options and the normalisation of each. "auto" takes what
-            did best here without labels or a forward pass of the target: ``"mixture"`` where all prompts are made of
-            words, else ``"linear"`` with "centered-norm", and of several sources ``"procrustes"`` with
-            "norm-preserving", both learnt from frequent words.
-        anchors: shared words; if None, all that the LMs have in common, and for method "auto" of free vectors the most
-            frequent of them, eight for each dimension of the target.
-        normalize: how the found vectors get the scale of the target, one of ``NORMALIZATIONS``: ``"none"``;
-            ``"scale"``; ``"affine"`` (the paper's, after the search); ``"affine-in-loss"`` (its reference code's;
-            gradient only); ``"norm-preserving"``: each vector gets the norm that the source's had relative to the
-            source's anchors; ``"centered-norm"``: likewise, with the means of the anchors as the origins. "auto" is
-            the method's own. Methods whose own is "none" have the right scale already and are never normalised.
-        weights: how much each source counts; all the same if None.
+        prompts: {name: prompt}, or {name: [one prompt for each source]}; all with the same template.
+        source: the LM that the prompts were made for, or several LMs. Widths and tokenizers may differ.
+        target: the LM to transfer to. Only its embeddings are used: no labels and no gradients.
+        method: ``"auto"`` or one of ``METHODS``; see the tables.
+        anchors: the shared words to use. If None: see the table for "auto"; otherwise all that the LMs share.
+        normalize: how the vectors get the scale of the target, one of ``NORMALIZATIONS``, or "auto" for the default of
+            the method. ``normalize_prompt`` explains them: ``"affine"`` is the paper's, ``"affine-in-loss"`` (gradient
+            only) that of its reference code. "norm-preserving" and "centered-norm" keep each vector's length relative
+            to the anchors' in its LM. Methods with the default "none" are never normalised.
+        weights: how much each source counts; all count the same if None.
         seed: of everything random.
-        method_options: the method's own, such as ``ridge=0.1``.
-
-    With several sources, a vector's relative representations are averaged at unit length: the optimum over
-    that average is the optimum of the paper's mean loss. ``top_k`` keeps the anchors with the highest average. The
-    maps are averaged after them. The order of the sources changes nothing.
+        method_options: the method's own options, such as ``ridge=0.1``.
 
     Returns:
-        {name: Prompt} for ``target``. ``history`` (a ``Moved``, also in ``meta``) has the method, the options, chosen
-        ones filled in, the sources and their own records, and two numbers that need no label: ``fit``, √R² on held-out
-        anchors, how well any vector of the target can imitate the prompt, whatever the method; and
-        ``matching_loss``, 1 − cosine of the relative representations of this method's vectors as they are returned.
+        {name: Prompt} for ``target``. ``history`` (a ``Moved``, also in ``meta``) records the method, its options with
+        the values that were chosen, and the sources with their own records. Two numbers in it need no label: ``fit``
+        (√R² on held-out anchors) is how well vectors of the target can imitate the prompt, whatever the method;
+        ``matching_loss`` is 1 − the cosine between the source's relative representation and that of the result.
 
     Raises:
-        PromptMismatchError: a prompt is not of its source, has no vectors, or the lengths differ; ``"copy"`` between
-            different widths.
-        AnchorError: the LMs share no words.
-        PromptTransferError: an unknown method, option, normalisation or weight.
+        PromptMismatchError: a prompt was not made for its source or has no vectors, the templates differ, or the method
+            cannot transfer these prompts (``"copy"`` between different widths, ``"mixture"`` of free vectors).
+        AnchorError: the LMs share no words, or the anchors were made for other LMs.
+        PromptTransferError: there are no prompts, or the method, an option, the normalisation or the weights are wrong.
     """
     sources = [source] if isinstance(source, LanguageModel) else list(source)
     rows = {name: [p] if isinstance(p, Prompt) else list(p) for name, p in prompts.items()}
@@ -82,19 +105,19 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     return _recorded(rows, move, found, method, {**options, **chosen}, time.perf_counter() - began)
 
 
-Rows = Mapping[Hashable, Sequence[Prompt]]  # one prompt a source under each name
+Rows = Mapping[Hashable, Sequence[Prompt]]  # {name: [one prompt for each source]}
 
 
 def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, method: str, anchors: Anchors | None,
           normalize: str, weights: Sequence[float] | None, seed: int,
           given: Mapping[str, Any]) -> tuple[str, dict[str, Any], Move]:
-    """What is to be done: the method, all its options, and what it starts from."""
+    """Check everything that was given. Return the method, all its options, and the ``Move`` that it starts from."""
     _check_prompts(rows, sources)
     of_words = all(prompt.mixture for row in rows.values() for prompt in row)
     if anchors is None:
         anchors = shared_anchors(*sources, target)
         if method == "auto" and not of_words:
-            anchors = anchors.frequent(FREQUENT_ANCHORS * target.dim)  # from which maps carry more
+            anchors = anchors.frequent(FREQUENT_ANCHORS * target.dim)  # maps learnt from frequent words transfer better
     if method == "auto":
         method, own = AUTO["words" if of_words else "one source" if len(sources) == 1 else "several sources"]
     else:
@@ -104,18 +127,18 @@ def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, m
     if METHODS[method].normalize == "none" or normalize == "auto":
         normalize = own
     vectors = [torch.stack([row[i].vectors for row in rows.values()]).to(target.device) for i in range(len(sources))]
-    salts = [f"{row[0].task} {row[0].meta.get('seed')}" for row in rows.values()]  # each task and seed has its own
+    salts = [f"{row[0].task} {row[0].meta.get('seed')}" for row in rows.values()]
     mixtures = [[prompt.mixture for prompt in row] for row in rows.values()]
     return method, options, Move(vectors, mixtures, salts, list(sources), target, anchors,
-                                 _shares_of(weights, len(sources)), normalize, seed)
+                                 _normalized_weights(weights, len(sources)), normalize, seed)
 
 
 def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mapping[str, Any],
               seconds: float) -> dict[Hashable, Prompt]:
-    """The prompts that were found, each with its record."""
+    """The transferred prompts, each with its record."""
     template = common_template(prompt for row in rows.values() for prompt in row)
     fit = best_fit(move.fit)
-    loss = matching_loss(move.relative, found, move.table).mean(-1)
+    loss = matching_loss(move.relative, found, move.target_anchors).mean(-1)
     moved, target = {}, move.target
     for i, (name, row) in enumerate(rows.items()):
         mixtures = [p.mixture for p in row if p.mixture is not None] if METHODS[method].needs_mixtures else []
@@ -125,7 +148,7 @@ def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mappi
                        target.name, seconds, fit[i].mean().item(), tuple(fit[i].tolist()), loss[i].item(),
                        tuple(Origin(p.lm_name, p.lm_fingerprint, p.meta, **own)
                              for p, own in zip(row, lost, strict=True)))
-        # The mixture of one source is as it was on the target too: it can be moved on from there.
+        # With one source, the result is still a mixture of words, so it can be transferred further as one.
         moved[name] = Prompt(found[i].float().cpu(), template, target.name, target.fingerprint, row[0].task,
                              record.as_json(), words[0] if len(words) == 1 else None)
     return moved
@@ -133,7 +156,7 @@ def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mappi
 
 def _check_prompts(rows: Rows, sources: Sequence[LanguageModel]) -> None:
     if not rows:
-        raise PromptTransferError("no prompts were given; expected {name: Prompt}")
+        raise PromptTransferError("no prompts given; expected {name: Prompt} with at least one")
     for name, row in rows.items():
         if len(row) != len(sources):
             raise PromptMismatchError(f"{name!r} has {len(row)} prompts for {len(sources)} sources; expected one each")
@@ -143,21 +166,21 @@ def _check_prompts(rows: Rows, sources: Sequence[LanguageModel]) -> None:
 
 
 def _check_fit(method: str, options: Mapping[str, Any], of_words: bool, anchors: Anchors) -> None:
-    """Raise where the method cannot move these prompts, or not with these anchors."""
+    """Raise an error if the method cannot transfer these prompts with these anchors."""
     if METHODS[method].needs_mixtures and not of_words:
-        raise PromptMismatchError(f"method {method!r} moves prompts that are made of words, but some of these have "
+        raise PromptMismatchError(f"method {method!r} takes only mixtures of words, but some of these prompts have "
                                   "free vectors; tune them with parameterization='mixture', or use another method")
     top_k = options.get("top_k")
     if top_k is not None and top_k > len(anchors):
-        raise PromptTransferError(f"top_k={top_k}, but there are {len(anchors)} anchors; expected at most as many, or "
+        raise PromptTransferError(f"top_k={top_k}, but there are only {len(anchors)} anchors; use a smaller number, or "
                                   "None for all")
 
 
-def _shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
-    """How much each source counts, with the sum 1."""
+def _normalized_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """The weights of the sources, scaled to sum to 1."""
     weights = [1.0] * count if weights is None else list(weights)
     usable = all(isinstance(w, Real) and 0 <= w < math.inf for w in weights)
     if len(weights) != count or not usable or not sum(weights):
-        raise PromptTransferError(f"weights={weights} for {count} sources; expected one number of at least 0 for each, "
-                                  "not all 0")
+        raise PromptTransferError(f"weights={weights} for {count} sources; expected one number of at least 0 for each "
+                                  "source, not all of them 0")
     return [float(weight / sum(weights)) for weight in weights]

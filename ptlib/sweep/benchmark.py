@@ -1,6 +1,6 @@
-"""What a sweep costs and survives: planning, queueing, and a cluster whose processes can be killed one by one.
+"""Measurements of sweeps: the cost of planning and queueing, and a cluster with processes that can be killed.
 
-``python -m ptlib.sweep.benchmark NOTEBOOK GRID OUT`` prints what planning a grid of finished runs costs, as JSON.
+``python -m ptlib.sweep.benchmark NOTEBOOK GRID OUT`` prints the cost of planning a grid of finished runs, as JSON.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def setting() -> str:
 
 
 def memory(pid: int | None = None) -> int:
-    """Bytes that a process holds now, this one by default."""
+    """The memory that a process holds now, in bytes; by default this process."""
     return psutil.Process(pid).memory_info().rss
 
 
 def wait_until(ready: Callable[[], object]) -> None:
-    """Ask again every 50 ms."""
+    """Wait until ``ready()`` is true, and check every 50 ms."""
     while not ready():
         time.sleep(0.05)
 
@@ -49,10 +49,10 @@ def wait_until(ready: Callable[[], object]) -> None:
 
 
 def planning_cost(notebook: str | Path, grid: str | Path, out: str | Path) -> dict[str, float]:
-    """Plan a grid whose runs are all finished: the longest way.
+    """Measure the planning of a grid with only finished runs, which takes the longest.
 
     Returns:
-        Seconds by step, and ``MiB``: what this process holds more at the end.
+        Seconds for each step, and ``MiB``: how much the memory of this process grew.
     """
     plan = read_notebook(notebook)
     before, clock = memory(), Laps()
@@ -66,7 +66,7 @@ def planning_cost(notebook: str | Path, grid: str | Path, out: str | Path) -> di
 
 
 def papermill_pace(notebook: Path, seeds: Iterable[int]) -> float:
-    """Seconds a run of plain papermill, one after another; each writes ``executed.ipynb`` beside the notebook."""
+    """Seconds for each run with plain papermill, in sequence. Each writes ``executed.ipynb`` beside the notebook."""
     began, runs = time.time(), list(seeds)
     for seed in runs:
         papermill.execute_notebook(notebook, notebook.with_name("executed.ipynb"), {"seed": seed}, progress_bar=False,
@@ -79,14 +79,15 @@ def count_finished(out: Path) -> int:
 
 
 def pace(out: Path, began: float, workers: int) -> dict[str, float]:
-    """How a sweep went, from when its runs finished.
+    """How fast a sweep went, judged by the times when its runs finished.
 
     Args:
-        began: the time when it was started.
-        workers: how many there were; fewer than runs.
+        out: folder of the sweep.
+        began: the time when it was started, in seconds since the epoch.
+        workers: how many workers there were; fewer than runs.
 
     Returns:
-        ``start-up``, seconds until all workers were ready, and ``a run``, seconds from one finished run to the next.
+        ``start-up``, the seconds until all workers were ready, and ``a run``, the seconds between two finished runs.
     """
     ended = sorted(path.stat().st_mtime for path in out.glob(f"*/{METRICS}"))
     a_run = (ended[-1] - ended[workers - 1]) / (len(ended) - workers)
@@ -97,15 +98,15 @@ def pace(out: Path, began: float, workers: int) -> dict[str, float]:
 
 
 class Cluster:
-    """A scheduler and workers, each a process of this machine.
+    """A scheduler and workers, each a process on this machine.
 
     Args:
-        folder: for what they write.
+        folder: where they write their files.
 
     Attributes:
-        scheduler: the newest one's process.
+        scheduler: process of the newest scheduler.
         address: of the newest scheduler.
-        processes: all that were started.
+        processes: all processes that were started.
     """
 
     scheduler: subprocess.Popen
@@ -123,7 +124,7 @@ class Cluster:
         self.address = json.loads(file.read_text())["address"]
 
     def start_workers(self, count: int) -> None:
-        """Of the newest scheduler, with one thread each, and a limit on how long they wait for a lost scheduler."""
+        """Start workers of the newest scheduler, with one thread each. If they lose it, they end after 30 s."""
         for _ in range(count):
             self._start("distributed.cli.dask_worker", self.address, "--nthreads", 1, "--no-dashboard",
                         "--local-directory", self.folder, "--death-timeout", 30)
@@ -133,15 +134,15 @@ class Cluster:
             client.wait_for_workers(count)
 
     def start_sweep(self, notebook: Path, grid: Path, out: Path) -> subprocess.Popen:
-        """``python -m ptlib.sweep`` on the newest scheduler."""
+        """Start ``python -m ptlib.sweep`` on the newest scheduler."""
         return self._start("ptlib.sweep", notebook, "--grid", grid, "--out", out, "--scheduler", self.address)
 
     def queue_cost(self, notebook: Path, out: Path, count: int) -> dict[str, float]:
-        """Hand runs to the scheduler while there is no worker.
+        """Measure how runs are queued while there is no worker.
 
         Returns:
-            ``before``, the scheduler's bytes with one run, by which it has imported ptlib; ``grown``, the bytes that
-            ``count`` more add; ``seconds`` to queue these.
+            ``before``, the scheduler's memory in bytes with one run, after it imported ptlib; ``grown``, the bytes that
+            ``count`` more runs add; and ``seconds``, the time to queue these.
         """
         with Client(self.address) as client:
             common, futures = prepare(read_notebook(notebook), out), []
@@ -161,7 +162,7 @@ class Cluster:
         self.scheduler.terminate()
 
     def wait(self, timeout: float = 120) -> None:
-        """Until all processes have ended."""
+        """Wait until all processes have ended."""
         for process in self.processes:
             process.wait(timeout=timeout)
 
@@ -176,7 +177,7 @@ def _number_of_tasks(dask_scheduler: Any) -> int:
 
 
 def kill(pid: int) -> float:
-    """``kill -9``, and the time when it was."""
+    """Kill a process with SIGKILL (``kill -9``), and return the time in seconds since the epoch."""
     os.kill(pid, signal.SIGKILL)
     return time.time()
 

@@ -1,9 +1,9 @@
-"""Claims: of several processes that want the same file, on one machine or on several that share a folder, one makes it.
+"""Claims: when several processes want the same file, one makes it and the others wait.
 
-Who wants to make a file claims it with another one beside it; whoever comes second waits for the first. A claim is
-touched while its owner lives, so that one that stays untouched is a dead process's and is taken over; where the owner
-was a process of the same machine, as soon as that is gone. If two take it over at once, both make the file, and the
-last one's, with the same content, stays.
+The processes may run on one machine or on several that share a folder. A process claims a file by writing a claim file
+beside it, and touches the claim as long as it lives. A claim that is no longer touched belongs to a dead process, and
+another process takes it over. If the owner ran on the same machine, the takeover does not wait: the owner's process is
+looked up. If two processes take over the same claim at once, both make the file with the same content.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ Which = TypeVar("Which")
 
 @contextmanager
 def claimed(wanted: Mapping[Which, Path]) -> Iterator[dict[Which, Path]]:
-    """Those of the ``wanted`` files that are this process's to make, as long as it is inside."""
+    """Claim as many of the ``wanted`` files as possible, for the length of the ``with`` block.
+
+    Yields:
+        {name: path} of the files that this process should make.
+    """
     mine: dict[Which, Path] = {}
     done = Event()
     alive = Thread(target=keep_touching, args=(mine, done), daemon=True)
@@ -34,7 +38,7 @@ def claimed(wanted: Mapping[Which, Path]) -> Iterator[dict[Which, Path]]:
         for which, path in wanted.items():
             if claim(claim_of(path)):
                 mine[which] = path
-        # Between the look and the claim, the last owner may have finished.
+        # The last owner may have finished after the caller looked and before the claim.
         yield {which: path for which, path in mine.items() if not path.exists()}
     finally:
         done.set()
@@ -44,13 +48,16 @@ def claimed(wanted: Mapping[Which, Path]) -> Iterator[dict[Which, Path]]:
 
 
 class Others:
-    """Others' claims, and since when they are untouched by this process's clock: machines' clocks may differ."""
+    """The claims of other processes, and when each was last seen to change.
+
+    Times are those of this process's clock, because the clocks of machines may differ.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def wait(self, wanted: Iterable[Path]) -> None:
-        """Wait a moment; the claims of dead owners on the ``wanted`` files are gone then."""
+        """Remove the claims of dead owners on the ``wanted`` files, then wait a moment."""
         for path in wanted:
             self._release(claim_of(path))
         time.sleep(POLL)
@@ -90,7 +97,7 @@ def claim(path: Path) -> bool:
 def keep_touching(claims: Mapping[Which, Path], done: Event) -> None:
     while not done.wait(TOUCH):
         for path in list(claims.values()):
-            # Taken over by one that thought this process dead: both go on, and save the same.
+            # Another process took the claim over, because it thought this one dead: both go on and save the same.
             with suppress(FileNotFoundError):
                 os.utime(claim_of(path))
 
@@ -99,7 +106,7 @@ def keep_touching(claims: Mapping[Which, Path], done: Event) -> None:
 
 
 def is_gone(owner: str) -> bool:
-    """Whether it was a process of this machine and has ended; of any other, only the touching tells."""
+    """Whether the owner ran on this machine and has ended. On other machines, only a claim's age tells."""
     match owner.split():
         case [where, pid, born]:
             return where == machine() and birth(pid) != born
@@ -108,7 +115,7 @@ def is_gone(owner: str) -> bool:
 
 @cache
 def machine() -> str:
-    """Within what a process's number means that process: this machine since its start, this container; Linux only."""
+    """An id of this boot of this machine and of this container: process numbers are unique within it. Linux only."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -116,10 +123,10 @@ def machine() -> str:
 
 
 def birth(pid: int | str) -> str | None:
-    """When a process began, which tells it from a later one of the same number; None if there is none."""
+    """When a process started, or None if it does not exist. It tells the process from a later one with its number."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    state, *rest = status.rpartition(")")[2].split()  # behind the name, which may have spaces
+    state, *rest = status.rpartition(")")[2].split()  # skips the process's name, which may have spaces
     return None if state in "ZX" else rest[18]

@@ -1,4 +1,8 @@
-"""Grid files: which parameters a notebook runs with, checked before anything starts."""
+"""Grid files: the parameters that a notebook runs with.
+
+``read_notebook`` finds a notebook's parameters and ``read_grid`` reads a grid file. ``expand`` checks the grid against
+the notebook before anything runs, and lists the runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ from .inputs import Inputs
 
 __all__ = ["OUT", "Notebook", "Parameter", "digest_of", "expand", "read_grid", "read_notebook", "run_name"]
 
-OUT = "out"  # the parameter that a sweep sets itself: the folder of the run
+OUT = "out"  # the sweep sets this parameter itself, to the folder of the run
 SECTIONS = ("cross", "zip", "rows", "exclude")
 EXPECTED_GRID = ("expected cross: {parameter: [values]}, zip: {parameter: [values]}, rows: [{parameter: value}] or "
                  "exclude: [{parameter: value}]")
@@ -38,9 +42,9 @@ class Parameter:
     """A line of a notebook's ``parameters`` cell.
 
     Attributes:
-        annotation: its type as written, or that of its default.
-        types: of the values that it takes; None for any.
-        default: its value; ``...`` where the notebook computes it, or it is no plain data.
+        annotation: the type as written, or else the type of the default.
+        types: the Python types that it accepts; None for any.
+        default: its value, or ``...`` if the notebook computes it or it is not plain data.
     """
 
     annotation: str
@@ -53,7 +57,9 @@ class Notebook:
     """A notebook to run.
 
     Attributes:
-        digest: hash of its code; neither its outputs nor its prose change what it computes.
+        path: of the file.
+        digest: hash of its code. Outputs and text do not count, as they do not change what the notebook computes.
+        parameters: {name: Parameter}, from its ``parameters`` cell.
     """
 
     path: Path
@@ -65,17 +71,17 @@ def read_notebook(path: str | Path) -> Notebook:
     """Read a notebook's code and parameters.
 
     Raises:
-        SweepError: it is no notebook, or has no parameters.
+        SweepError: it is not a notebook, or has no parameters.
     """
     path = Path(path)
     try:
         content = nbformat.read(path, as_version=4)
         inspected = papermill.inspect_notebook(str(path))
-    except Exception as error:  # of a broken notebook nbformat and papermill raise a dozen kinds
-        raise SweepError(f"{path} cannot be read ({_told(error)}); expected a notebook") from None
+    except Exception as error:  # nbformat and papermill raise a dozen kinds of errors for broken notebooks
+        raise SweepError(f"{path} cannot be read ({_one_line(error)}); expected a notebook") from None
     if not inspected:
-        raise SweepError(f"{path} has no parameters; expected a cell with the tag 'parameters' and a line such as "
-                         "'seed: int = 0' for each")
+        raise SweepError(f"{path} has no parameters; expected a cell with the tag 'parameters', with a line such as "
+                         "'seed: int = 0' for each parameter")
     parameters = {name: _parameter(about["inferred_type_name"], about["default"])
                   for name, about in inspected.items()}
     return Notebook(path, digest_of(content), parameters)
@@ -90,31 +96,31 @@ def digest_of(notebook: nbformat.NotebookNode) -> str:
 def _parameter(annotation: str, source: str) -> Parameter:
     try:
         default = ast.literal_eval(source)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as literal_eval's manual has it
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # those that literal_eval documents
         default = ...
     if not _is_plain(default):
         return Parameter(annotation, _types(annotation), ...)
     if annotation == "None" and default is not None:
         annotation = type(default).__name__
-    # Without a type, and None by default, it may be anything.
+    # With no annotation and the default None, any type is accepted.
     return Parameter(annotation, None if annotation == "None" else _types(annotation), default)
 
 
 def _types(annotation: str) -> tuple[type, ...] | None:
-    """What may stand under an annotation such as ``Optional[str]``; None where that is not known."""
+    """The types that an annotation such as ``Optional[str]`` allows; None if they are not known."""
     try:
         node = ast.parse(annotation, mode="eval").body
     except (ValueError, SyntaxError):
         return None
-    inside: list[ast.expr] = []
+    arguments: list[ast.expr] = []
     if isinstance(node, ast.Subscript):
-        inside, node = getattr(node.slice, "elts", [node.slice]), node.value
+        arguments, node = getattr(node.slice, "elts", [node.slice]), node.value
     name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
     if name not in ("Optional", "Union"):
         return TYPES.get(name)
     known: list[type] = []
-    for one in inside:
-        types = _types(ast.unparse(one))
+    for argument in arguments:
+        types = _types(ast.unparse(argument))
         if types is None:
             return None
         known += types
@@ -124,16 +130,16 @@ def _types(annotation: str) -> tuple[type, ...] | None:
 # --- grids --------------------------------------------------------------------------------------
 
 
-# The C loader reads a file of 100,000 rows in seconds, the other one in minutes.
+# The C loader reads a file of 100,000 rows in seconds, the Python one in minutes.
 class GridLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it runs
-    """Safe YAML in which no key stands twice: plain YAML keeps the last, and a whole ``cross`` may be gone."""
+    """Safe YAML that rejects a key that occurs twice. Plain YAML would silently keep only the last of them."""
 
     def flatten_mapping(self, node: Any) -> None:
-        """Called for each mapping before it is read, and again where another one merges it (``<<``)."""
+        """PyYAML calls this for each mapping before it is read, and again when another mapping merges it (``<<``)."""
         if not hasattr(node, "unique"):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if twice := [key for key, count in Counter(keys).items() if count > 1]:
-                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} occurs twice", node.start_mark)
             node.unique = True
         super().flatten_mapping(node)
 
@@ -142,30 +148,30 @@ def read_grid(path: str | Path) -> dict:
     """The content of a grid file.
 
     Raises:
-        SweepError: it is missing, no YAML, or has a key twice.
+        SweepError: the file is missing, is not YAML, or has a key twice.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), GridLoader)
-    except Exception as error:  # of dates and numbers that cannot be, PyYAML lets through what datetime and int raise
-        raise SweepError(f"the grid {path} cannot be read ({_told(error)}); expected a YAML file with "
+    except Exception as error:  # for impossible dates and numbers, PyYAML passes on the errors of datetime and int
+        raise SweepError(f"the grid {path} cannot be read ({_one_line(error)}); expected a YAML file with "
                          f"{EXPECTED_GRID.removeprefix('expected ')}") from None
 
 
-def _told(error: Exception) -> str:
-    """What an error of the libraries below says, in one line."""
+def _one_line(error: Exception) -> str:
+    """The message of an error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
-    """The runs of a grid, each with every parameter of the notebook but ``out``.
+    """The runs of a grid, each with all parameters of the notebook except ``out``.
 
-    ``cross`` and ``zip`` together give every combination, with the parameters of ``zip`` going in step; ``rows`` are
-    runs besides, as they stand. What a run does not name has the notebook's default. ``exclude`` then drops each run
-    that has all values of one of its entries. Runs that are the same count once.
+    ``cross`` gives every combination of its values. ``zip`` pairs up the values of its parameters, and each of these
+    rows is combined with every combination of ``cross``. ``rows`` adds single runs. Parameters that a run does not set
+    have the notebook's defaults. ``exclude`` then drops every run that matches all values of one of its entries.
+    Duplicates count once.
 
     Raises:
-        SweepError: the grid is not made like this, names a parameter that the notebook does not have or a value of
-            another type, or leaves no run.
+        SweepError: the grid has another form, sets an unknown parameter or a value of the wrong type, or leaves no run.
     """
     _check_form(grid)
     for name, value in _settings(grid):
@@ -182,23 +188,23 @@ def expand(grid: Mapping[str, Any], notebook: Notebook) -> list[dict[str, Any]]:
     excluded = grid.get("exclude", [])
     for run in given:
         run = {**defaults, **run}
-        # 1 and 1.0 are the same run, not two.
+        # 1 and 1.0 should be the same run.
         run |= {name: float(run[name]) for name in floats & run.keys() if type(run[name]) is int}
         if not any(all(run.get(name, ...) == value for name, value in entry.items()) for entry in excluded):
             unique.setdefault(json.dumps(run, sort_keys=True), run)
     if not unique:
-        raise SweepError(f"the grid leaves none of its {len(given)} runs; expected one at least, under cross, zip or "
-                         "rows")
+        raise SweepError(f"the grid leaves none of its {len(given)} runs; expected at least one, under cross, zip or "
+                         "rows, that exclude does not drop")
     return list(unique.values())
 
 
 def run_name(parameters: Mapping[str, Any], notebook: Notebook, inputs: Inputs | None = None) -> str:
-    """The hash that names a run's folder: of all that the run computes with, so that what was edited has another name.
+    """The hash that names a run's folder. It covers everything that the run depends on, so it changes after an edit.
 
     Args:
-        parameters: of the run; the files and folders that they name count by their content.
-        notebook: counts by its code.
-        inputs: of the sweep, which looks only once at what many runs name; ptlib's source counts as it knows it.
+        parameters: of the run. Files and folders that they name count with their content.
+        notebook: counts with its code.
+        inputs: those of the sweep, which reads a file only once for all runs and knows the digest of ptlib's source.
 
     Raises:
         SweepError: a file that a parameter names cannot be read.
@@ -223,14 +229,15 @@ def _check_form(grid: Mapping[str, Any]) -> None:
     lengths = {name: len(values) for name, values in grid.get("zip", {}).items()}
     if len(set(lengths.values())) > 1:
         counted = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-        raise SweepError(f"the grid's zip has {counted}; expected as many values of each, or cross for every "
-                         "combination")
+        raise SweepError(f"the grid's zip has {counted}; expected as many values of each parameter, or use cross for "
+                         "every combination")
     if twice := grid.get("cross", {}).keys() & lengths.keys():
-        raise SweepError(f"the grid has {', '.join(sorted(map(str, twice)))} under cross and under zip; expected one")
+        raise SweepError(f"the grid has {', '.join(sorted(map(str, twice)))} under cross and under zip; expected it "
+                         "under one of them")
 
 
 def _settings(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value that the grid writes down: few, however many runs they combine to."""
+    """Every (parameter, value) in the grid. They are few, even if their combinations are many."""
     for section in SECTIONS[:2]:
         yield from ((name, value) for name, values in grid.get(section, {}).items() for value in values)
     for section in SECTIONS[2:]:
@@ -241,11 +248,11 @@ def _check(name: str, value: Any, notebook: Notebook) -> None:
     """Raise SweepError unless the notebook has a parameter ``name`` that takes ``value``."""
     known = [parameter for parameter in notebook.parameters if parameter != OUT]
     if name == OUT:
-        raise SweepError(f"the grid sets {OUT!r}, which a sweep sets itself, to the folder of each run; leave it out")
+        raise SweepError(f"the grid sets {OUT!r}, which a sweep sets itself to the folder of each run; leave it out")
     if name not in known:
         close = difflib.get_close_matches(str(name), known, 1)
         raise SweepError(f"the grid sets {name!r}, which is no parameter of {notebook.path}"
-                         f"{f' (did you mean {close[0]!r}?)' if close else ''}; expected some of {', '.join(known)}")
+                         f"{f' (did you mean {close[0]!r}?)' if close else ''}; its parameters are {', '.join(known)}")
     parameter = notebook.parameters[name]
     fits = _fits(value, parameter.types)
     if not fits or not _is_plain(value):
@@ -257,14 +264,14 @@ def _fits(value: Any, types: tuple[type, ...] | None) -> bool:
     if types is None:
         return True
     if isinstance(value, bool):
-        return bool in types  # for Python True is an int; for a reader it is a slip
+        return bool in types  # True is an int in Python, but in a grid it is more likely a mistake
     if isinstance(value, int) and float in types:
-        return abs(value) <= sys.float_info.max  # ``expand`` makes a float of it
+        return abs(value) <= sys.float_info.max  # ``expand`` converts it to float
     return isinstance(value, types)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a file can hold it and give it back."""
+    """Whether a JSON file can store it without loss."""
     try:
         return json.loads(json.dumps(value)) == value
     except (TypeError, ValueError, RecursionError):
@@ -277,12 +284,12 @@ def _yaml_advice(value: Any, types: tuple[type, ...] | None) -> str:
     if isinstance(value, str) and float in (types or ()):
         try:
             return f"; YAML takes it for text, write {float(value)!r}" if "e" not in repr(float(value)) else (
-                "; YAML takes 1e-5 for text, write 1.0e-5")
+                "; YAML takes 1e-5 for text, write 1.0e-5 instead")
         except ValueError:
             return ""
     return ""
 
 
 def _short(value: Any) -> str:
-    text = reprlib.repr(value)  # repr fails on what is nested deeply
+    text = reprlib.repr(value)  # repr fails on deeply nested values
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""What a run reads besides its notebook: ptlib's source, and the files that its parameters name."""
+"""Digests of what a run reads besides its notebook: ptlib's source, and the files that its parameters name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..files import content_digest
 
 __all__ = ["Inputs", "code_digest", "code_on_disk"]
 
-ROOT = "root"  # the parameter below whose value other parameters may name files
-WORK = "work"  # the parameter that names a folder in which runs keep what they need again; they write to it
+ROOT = "root"  # the parameter with a folder that paths in other parameters may be relative to
+WORK = "work"  # the parameter with a folder that the runs write to, so its content cannot be part of their names
 
 
 @cache
 def code_digest() -> str:
-    """Of every file of ptlib, its zoo included: what is computed may differ where this does.
+    """Digest of all files of ptlib, including its zoo. With the same digest, the same results can be expected.
 
     Hidden files (an editor's) and Python's caches do not count.
     """
@@ -32,16 +32,16 @@ def code_digest() -> str:
 
 
 def code_on_disk() -> str:
-    """``code_digest`` of the files as they are now, which the next kernel will import; this process may have others."""
+    """``code_digest`` of the files as they are now. The next kernel imports these; this process may have older ones."""
     return code_digest.__wrapped__()
 
 
 class Inputs:
-    """What the runs of a sweep read, by content; what several of them name is looked at once.
+    """The content of what the runs of a sweep read. A file that several runs name is read only once.
 
     Args:
-        code: ptlib's digest; this process's if None.
-        without: folders that do not count, though one that a parameter names holds them.
+        code: ptlib's digest; ``code_digest()`` if None.
+        without: folders that do not count, even inside a folder that a parameter names.
     """
 
     def __init__(self, code: str | None = None, without: Iterable[str | Path] = ()):
@@ -54,11 +54,11 @@ class Inputs:
         """{path: digest} of the files and folders that parameters name, in the working folder or below ``root``."""
         root = parameters.get(ROOT)
         bases = ("", root) if root and isinstance(root, str) else ("",)
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         for text in _texts([value for name, value in parameters.items() if name != WORK]):
             for base in bases:
-                found |= self._named(text, base)
-        return found
+                digests |= self._named(text, base)
+        return digests
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -70,8 +70,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _places(text: str, base: str) -> Iterator[str]:
-    """What exists of a text and of its comma-separated parts, as paths."""
-    # A text's "/" or a part's "." is punctuation: a parameter would hardly mean the whole disk by it.
+    """The existing paths among a text and its comma-separated parts."""
+    # A lone "/" or "." is taken for punctuation: no parameter is likely to mean the whole disk.
     parts = [part.strip() for part in text.split(",") if any(map(str.isalnum, part))]
     for part in dict.fromkeys([text, *parts] if text.strip("/") else []):
         place = os.path.join(base, part)
@@ -80,20 +80,20 @@ def _places(text: str, base: str) -> Iterator[str]:
 
 
 def _digest(place: str, without: Collection[str]) -> str:
-    """Of a file, its content; of a folder, the names and contents of the files below it."""
+    """Digest of a file's content, or of the names and contents of all files below a folder."""
     path = os.path.expanduser(place)
     try:
         if os.path.isfile(path):
             return content_digest(Path(path))
         about = [(os.path.relpath(file, path), content_digest(Path(file))) for file in _files_below(path, without)]
     except OSError as error:
-        raise SweepError(f"{place}, which a parameter names, cannot be read ({error}); expected files that can, as a "
-                         "run is known by their content: make them readable, or name another place") from None
+        raise SweepError(f"{place}, which a parameter names, cannot be read ({error}). Its content is part of the "
+                         "run's name: make it readable, or name another path") from None
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _files_below(folder: str, without: Collection[str]) -> Iterator[str]:
-    """Files that are neither hidden nor Python's caches, each folder once: links may lead in circles."""
+    """All files below a folder, except hidden ones and Python's caches. Each folder is read once: links may loop."""
     seen = set(without)
     for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(place)

@@ -1,4 +1,4 @@
-"""A notebook's results: shown below its cell and, in a sweep, kept in the run's ``metrics.json``."""
+"""Results of a notebook: printed below its cell and, in a sweep, saved in the run's ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from ..errors import SweepError
 
 __all__ = ["RESULTS", "record"]
 
-# A sweep names the file of a run's results in its kernel's environment: one kernel, one run, one file.
+# A sweep sets this environment variable in each run's kernel, to the file for the run's results.
 RESULTS = "PTLIB_RESULTS"
 
 
 def record(**results: Any) -> None:
-    """Print results and, in a sweep, put them into the run's ``metrics.json``; a later value of a name replaces it.
+    """Print results and, in a sweep, save them in the run's ``metrics.json``. A later value replaces one with its name.
 
     Args:
-        results: numbers, strings, booleans, None, and lists and dictionaries of them; arrays and tensors become lists;
-            a DataFrame is kept by its columns, without its index, and becomes a table of its own where a sweep is
-            collected.
+        results: numbers, strings, booleans, None, and lists and dictionaries of these. Arrays and tensors become lists.
+            A DataFrame is saved without its index; when a sweep is collected, it becomes a table of its own.
 
     Raises:
-        SweepError: a value is something else.
+        SweepError: a value is of another kind.
     """
     lines = [json.dumps({name: plain(name, value)}) + "\n" for name, value in results.items()]
     for name, value in results.items():
@@ -39,7 +38,7 @@ def record(**results: Any) -> None:
 
 
 def plain(name: str, value: Any) -> Any:
-    """``value`` as JSON has it; a DataFrame as a list of rows."""
+    """``value`` as it reads back from JSON; a DataFrame as a list of rows."""
     given = type(value).__name__
     if isinstance(value, pd.DataFrame):
         value = value.astype(object).where(value.notna(), None).to_dict("records")  # JSON has no NaN
@@ -48,4 +47,4 @@ def plain(name: str, value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise SweepError(f"record({name}=...) was given a {given} that is not plain data ({error}); "
-                         "expected numbers, strings, lists and dictionaries, or a DataFrame of them") from None
+                         "expected numbers, strings, lists, dictionaries, or a DataFrame of these") from None

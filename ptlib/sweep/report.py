@@ -1,4 +1,7 @@
-"""What a sweep has found: one table of its runs, the tables that they recorded, means over them, and a page a run."""
+"""Results of a sweep: a table of its runs, the tables that the runs recorded, means over runs, and an HTML page a run.
+
+``collect`` writes the tables to the sweep's folder. ``read_results`` returns them as a ``Results``.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +25,25 @@ from .runs import ERROR, METRICS, STARTS
 
 __all__ = ["Results", "collect", "link", "read_results", "render_pages", "summarize_results"]
 
-SEED = "seed"  # the parameter that repeats a run rather than changes it
-QUIET = logging.getLogger("ptlib.pages")  # nbconvert warns of figures without an alternative text
+SEED = "seed"  # runs that differ only in this parameter are repetitions
+QUIET = logging.getLogger("ptlib.pages")  # nbconvert would warn about figures without an alternative text
 QUIET.setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What is in a sweep's folder.
+    """The content of a sweep's folder.
 
     Attributes:
-        runs: a row a finished run; see ``collect``.
-        tables: {name: what all runs have recorded as a DataFrame of that name}: the run, its parameters that vary, then
-            the columns of the table, which win over a parameter of the same name.
-        varying: the parameters that are not the same in all runs, the seed aside.
-        numbers: the results that are numbers.
-        failed: a row a failed run: run, notebook, parameters as JSON text, error.
-        unfinished: runs that have begun and have neither ended nor failed: they are under way, or were killed.
-        superseded: runs that are left out, as a newer one has the same notebook and parameters: code or files that
-            they read were edited in between, and a mean over both would take them for two seeds.
+        runs: one row for each finished run; see ``collect``.
+        tables: {name: the rows of all runs that recorded a DataFrame of this name}. The columns are the run, its
+            varying parameters and seed, then the DataFrame's own, which replace parameters of the same name.
+        varying: the parameters that differ between runs, except the seed.
+        numbers: names of the results that are numbers.
+        failed: one row for each failed run: run, notebook, parameters as JSON text, error.
+        unfinished: runs that began and neither finished nor failed: they are still running, or were killed.
+        superseded: runs that are left out because a newer run has the same notebook and parameters. Code or input files
+            changed in between, and a mean over both would treat them as two seeds.
     """
 
     runs: pd.DataFrame
@@ -61,16 +64,16 @@ class Results:
 
 
 def read_results(out: str | Path) -> Results:
-    """Read the runs of a sweep, or of several with the same folder.
+    """Read the runs in a sweep's folder. Several sweeps may have written to it.
 
     Raises:
-        SweepError: no run has finished there.
+        SweepError: no run in the folder has finished.
     """
     out = Path(out)
     ended = _read(out, METRICS)
     rows = _newest(ended)
     if not rows:
-        raise SweepError(f"no run in {out} has finished; expected a folder that a sweep wrote, with */{METRICS}")
+        raise SweepError(f"no run in {out} has finished; expected the folder of a sweep, with files */{METRICS}")
     parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
     values = {name: {json.dumps(row["parameters"].get(name)) for row in rows} for name in parameters}
     varying = tuple(name for name in parameters if len(values[name]) > 1 and name != SEED)
@@ -88,19 +91,19 @@ def read_results(out: str | Path) -> Results:
 
 
 def collect(out: str | Path) -> pd.DataFrame:
-    """Write what the runs of a sweep have found into its folder, as ``table.parquet`` and ``table.csv``.
+    """Write the results of a sweep into its folder, as ``table.parquet`` and ``table.csv``.
 
-    A row is a finished run, the newest one of its notebook and parameters. The columns are ``run``, the parameters,
-    the results, then what the run was: seconds, peak memory in bytes, notebook, versions, ``code`` (ptlib's
-    ``code_digest``; missing in runs of 0.1.0), commit, host. A result that has another column's name is called
-    ``result.name``. What is no single value, or not of one type in all rows, is JSON text. What the runs have recorded
-    as a DataFrame is put together in a file of its name.
+    Each row is a finished run: the newest one with its notebook and parameters. The columns are ``run``, the
+    parameters, the results, then facts about the run: seconds, peak memory in bytes, notebook, versions, ``code``
+    (ptlib's ``code_digest``; missing in runs of ptlib 0.1.0), commit, host. If a result has the name of another column,
+    it is called ``result.name``. Lists, dictionaries and columns of mixed types are written as JSON text. DataFrames
+    that the runs recorded are joined, and written to files of their name.
 
     Returns:
         The table of the runs.
 
     Raises:
-        SweepError: no run has finished there.
+        SweepError: no run in the folder has finished.
     """
     results = read_results(out)
     results.save(out)
@@ -108,16 +111,16 @@ def collect(out: str | Path) -> pd.DataFrame:
 
 
 def summarize_results(runs: pd.DataFrame, by: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
-    """The mean of each result over runs that differ in their seeds, with its 95 % interval (Student's t).
+    """The mean of each result over the runs of a group, usually seeds, with its 95 % interval (Student's t).
 
     Args:
         runs: as in ``Results``.
-        by: columns that tell the groups apart; all runs are one group if there are none.
-        numbers: the results.
+        by: the columns that define the groups; without any, all runs are one group.
+        numbers: names of the results.
 
     Returns:
-        A row a group and result, with the columns ``by``, ``result``, ``mean``, ``low``, ``high`` (missing where
-        there is one run), ``runs``.
+        One row for each group and result, with the columns ``by``, ``result``, ``mean``, ``low``, ``high`` and
+        ``runs``. ``low`` and ``high`` are missing if the group has one run.
     """
     rows = []
     for label, group in runs.groupby(list(by), sort=False, dropna=False) if by else [((), runs)]:
@@ -135,7 +138,7 @@ def summarize_results(runs: pd.DataFrame, by: Sequence[str], numbers: Sequence[s
 
 
 def render_pages(out: str | Path) -> int:
-    """Render every run's notebook to HTML beside it, where that has not been done; the number of new pages."""
+    """Render the notebook of every run to HTML, unless its page is up to date. Return the number of new pages."""
     notebooks = [path for path in sorted(Path(out).glob("*/*.ipynb"))
                  if {METRICS, ERROR} & {beside.name for beside in path.parent.iterdir()}]
     missing = [path for path in notebooks if not _is_newer(path.with_suffix(".html"), path)]
@@ -147,7 +150,7 @@ def render_pages(out: str | Path) -> int:
 
 
 def link(run: str, notebook: str) -> str:
-    """To a run's page, from a page in the sweep's folder."""
+    """An HTML link to a run's page, for a page in the sweep's folder."""
     return f'<a href="{run}/{notebook}.html">{run}</a>'
 
 
@@ -159,13 +162,13 @@ def _is_newer(page: Path, source: Path) -> bool:
 
 
 def _read(out: Path, name: str) -> list[dict[str, Any]]:
-    """What runs have left under this name, in the order of their folders."""
+    """The content of the runs' JSON files of this name, in the order of their folders."""
     paths = sorted(out.glob(f"*/{name}"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in progress_bar(paths, desc="reading runs")]
 
 
 def _newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each notebook with the same parameters, the run that started last; in the order of ``rows``."""
+    """The run that started last for each notebook and parameters, in the order of ``rows``."""
     newest = {_setting(row): row["run"] for row in sorted(rows, key=_started)}
     return [row for row in rows if newest[_setting(row)] == row["run"]]
 
@@ -182,7 +185,7 @@ def _started(row: dict[str, Any]) -> datetime:
 
 
 def _runs(rows: Sequence[dict[str, Any]], parameters: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """A row a run, and which of its columns are results that are numbers."""
+    """The table with one row for each run, and the names of the results that are numbers."""
     facts = [{"seconds": row["seconds"], "peak_memory": row.get("peak_memory"), "notebook": row["notebook"],
               "notebook_digest": row["notebook_digest"], "ptlib": row["versions"]["ptlib"], "code": row.get("code"),
               "torch": row["versions"].get("torch"), "commit": row["git"].get("commit"),
@@ -214,12 +217,12 @@ def _is_table(value: Any) -> bool:
 
 
 def _of_one_type(column: pd.Series) -> pd.Series:
-    there = [value for value in column if _is_there(value)]
-    nested = any(isinstance(value, list | dict) for value in there)
-    if column.dtype != object or (len({type(value) for value in there}) <= 1 and not nested):
+    present = [value for value in column if _is_present(value)]
+    nested = any(isinstance(value, list | dict) for value in present)
+    if column.dtype != object or (len({type(value) for value in present}) <= 1 and not nested):
         return column
-    return pd.Series([json.dumps(value) if _is_there(value) else None for value in column], column.index)
+    return pd.Series([json.dumps(value) if _is_present(value) else None for value in column], column.index)
 
 
-def _is_there(value: Any) -> bool:
-    return value is not None and value == value  # NaN is what pandas has where a row lacks a column
+def _is_present(value: Any) -> bool:
+    return value is not None and value == value  # pandas fills missing values with NaN, which is unequal to itself

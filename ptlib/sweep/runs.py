@@ -1,7 +1,7 @@
-"""One run of a sweep: a notebook in a kernel of its own, its folder and its ``metrics.json``.
+"""One run of a sweep: it executes the notebook in its own kernel and writes the run's folder.
 
-A run's folder gets ``metrics.json`` last and at once: a run has it or is unfinished. A run that raised has
-``error.json`` instead, with the same content and the error.
+``metrics.json`` is written last and atomically, so a run that has it is finished. A run that failed has ``error.json``
+instead, with the same content and the error.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from .store import STORE
 __all__ = ["ERROR", "MAX_STARTS", "METRICS", "Outcome", "Sweep", "finished", "run_one"]
 
 METRICS, ERROR, STARTS = "metrics.json", "error.json", "starts"
-MAX_STARTS = 3  # of a run whose worker process dies on the way
-KERNEL_STARTS, KERNEL_TIMEOUT = 3, 120  # a kernel may find its ports taken or a busy machine; seconds
+MAX_STARTS = 3  # how often a run is started if its worker process dies
+KERNEL_STARTS, KERNEL_TIMEOUT = 3, 120  # tries and seconds: ports may be taken, or the machine busy
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "papermill", "distributed")
 FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What the runs of a sweep have in common.
+    """What all runs of a sweep have in common.
 
     Attributes:
-        id: of this call; a later one over the same folder has another.
+        id: of this call. A later call with the same folder has another id.
         out: folder of the runs.
-        notebook: copy of the notebook, which nobody edits while it runs.
+        notebook: a copy of the notebook, so that the original can be edited during the sweep.
         name, digest: the notebook's name and hash.
         sets_out: whether the notebook has a parameter ``out``.
         cwd: folder to run in, so that relative paths mean the same on every worker.
         store: folder of the tuned prompts.
-        git: commit of the notebook's repository, and whether it has uncommitted changes; {} without one.
+        git: commit of the notebook's repository and whether it has uncommitted changes; {} without a repository.
     """
 
     id: str
@@ -75,7 +75,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``error`` is None or its first line; ``disk_full`` means that no other run will fare better."""
+    """How a run ended.
+
+    Attributes:
+        run: its name.
+        error: the first line of its error; None if it succeeded.
+        disk_full: whether it failed because a disk is full, so that the other runs would fail too.
+    """
 
     run: str
     error: str | None = None
@@ -83,23 +89,23 @@ class Outcome:
 
 
 def finished(out: Path, names: Mapping[str, Any]) -> set[str]:
-    """The runs among ``names`` that have their metrics."""
-    here = names.keys() & set(os.listdir(out) if out.is_dir() else [])
-    # On a network file system each look takes a round trip; many at once take hardly longer than one.
+    """The runs among ``names`` that are finished."""
+    begun = names.keys() & set(os.listdir(out) if out.is_dir() else [])
+    # On a network file system each check takes a round trip, so many are made at once.
     with ThreadPoolExecutor(32) as pool:
-        there = pool.map(lambda name: os.path.exists(out / name / METRICS), here)
-        return {name for name, exists in zip(here, there, strict=True) if exists}
+        has_metrics = pool.map(lambda name: os.path.exists(out / name / METRICS), begun)
+        return {name for name, exists in zip(begun, has_metrics, strict=True) if exists}
 
 
 def run_one(run: tuple[str, dict[str, Any]], sweep: Sweep) -> Outcome:
-    """Run the notebook once; whatever goes wrong is recorded, not raised.
+    """Run the notebook once. Errors are recorded, not raised.
 
-    A run that another process is at is waited for: a worker goes on for half a minute when its scheduler has died, and
-    somebody may start the same sweep twice.
+    If another process is working on the same run, wait for it. This happens if somebody starts the same sweep twice, or
+    if a scheduler died: its workers continue for half a minute.
 
     Args:
         run: its name and parameters.
-        sweep: what it has in common with the others.
+        sweep: what all runs have in common.
     """
     name, parameters = run
     folder = sweep.out / name
@@ -111,14 +117,17 @@ def run_one(run: tuple[str, dict[str, Any]], sweep: Sweep) -> Outcome:
                     return outcome_of(name, attempt(name, folder, parameters, sweep))
             others.wait([metrics])
         return Outcome(name)
-    except Exception as problem:  # of the sweep's own files: no reason for the other runs to stop
+    except Exception as problem:  # an error in the sweep's own files should not stop the other runs
         return outcome_of(name, {"type": type(problem).__name__, "message": str(problem)})
 
 
 def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -> dict[str, str] | None:
-    """Run the notebook and write down what comes out; its error, or that of an earlier attempt in this sweep."""
+    """Run the notebook and write its metrics or its error. Return the error, if there is one.
+
+    If the run has already failed in this sweep, it is not run again, and the earlier error is returned.
+    """
     if (folder / ERROR).exists():
-        # The worker may have died after its work, before it could tell.
+        # The worker may have died after it wrote the error and before it reported it.
         last = json.loads((folder / ERROR).read_text(encoding="utf-8"))
         if last["sweep"] == sweep.id:
             return last["error"]
@@ -127,8 +136,8 @@ def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -
              "parameters": parameters, "code": code_on_disk(), "git": sweep.git, "versions": versions(),
              "host": platform.node(), "started": datetime.now(UTC).isoformat(timespec="microseconds")}
     if starts(folder / STARTS, sweep.id) > MAX_STARTS:
-        message = (f"its worker process died in each of {MAX_STARTS} attempts: out of memory, or a crash in compiled "
-                   "code")
+        message = (f"its worker process died in each of {MAX_STARTS} attempts; it probably ran out of memory or "
+                   "crashed in compiled code")
         measured: dict[str, Any] = {}
         error: dict[str, str] | None = {"type": "KilledWorker", "message": message, "traceback": ""}
     else:
@@ -150,7 +159,10 @@ def outcome_of(run: str, error: Mapping[str, str] | None) -> Outcome:
 
 
 def starts(path: Path, sweep: str) -> int:
-    """Write down one more start in this sweep, and count them: a process that is killed cannot count later."""
+    """Record one more start of the run in this sweep, and return how many there are.
+
+    It is recorded before the run, because a process that is killed cannot do it afterwards.
+    """
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{sweep} {platform.node()} {os.getpid()}\n")
     return sum(line.startswith(f"{sweep} ") for line in path.read_text(encoding="utf-8").splitlines())
@@ -160,11 +172,11 @@ def starts(path: Path, sweep: str) -> int:
 
 
 def execute(folder: Path, parameters: dict[str, Any], sweep: Sweep) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Results, seconds and peak memory of one execution, and its error; the executed notebook goes into ``folder``."""
+    """Execute the notebook and save it in ``folder``. Return its results, seconds and peak memory, and its error."""
     began, error = time.monotonic(), None
     usage: dict[str, Any] = {}
     given = parameters | ({OUT: str(folder)} if sweep.sets_out else {})
-    # Elsewhere first: papermill saves after each cell, and a worker that is killed would leave half a notebook.
+    # Use a temporary folder: papermill saves after each cell, and a killed worker would leave half a notebook.
     with TemporaryDirectory(prefix="ptlib-run-") as scratch:
         executed, results = Path(scratch) / "executed.ipynb", Path(scratch) / "results.jsonl"
         environment = {**os.environ, RESULTS: str(results), STORE: str(sweep.store), "TQDM_DISABLE": "1"}
@@ -172,19 +184,19 @@ def execute(folder: Path, parameters: dict[str, Any], sweep: Sweep) -> tuple[dic
             with_kernel(sweep.notebook, executed, given, environment=environment, folder=sweep.cwd, usage=usage)
         except PapermillExecutionError as problem:
             error = {"type": problem.ename, "message": problem.evalue, "traceback": str(problem)}
-        except Exception as problem:  # the kernel's own: it died, or did not start
+        except Exception as problem:  # the kernel died, or did not start
             error = {"type": type(problem).__name__, "message": str(problem), "traceback": ""}
         if executed.exists():
             with replacing(folder / f"{sweep.name}.ipynb") as partial:
                 shutil.copyfile(executed, partial)
-        whole = error is None and results.exists()
-        lines = results.read_text(encoding="utf-8").splitlines() if whole else []
+        complete = error is None and results.exists()
+        lines = results.read_text(encoding="utf-8").splitlines() if complete else []
     recorded = {name: value for line in lines for name, value in json.loads(line).items()}
     return {"results": recorded, "seconds": round(time.monotonic() - began, 3), **usage}, error
 
 
 def with_kernel(notebook: Path, executed: Path, parameters: dict[str, Any], **options: Any) -> None:
-    """Execute through papermill, once more where the kernel does not come up."""
+    """Execute a notebook through papermill. If the kernel does not start, try again, up to ``KERNEL_STARTS`` times."""
     for attempt in range(1, KERNEL_STARTS + 1):
         try:
             papermill.execute_notebook(str(notebook), str(executed), parameters, engine_name=Engine.name,
@@ -193,13 +205,13 @@ def with_kernel(notebook: Path, executed: Path, parameters: dict[str, Any], **op
             return
         except DeadKernelError:
             raise
-        except RuntimeError:  # jupyter_client's for a kernel that has died or is silent before its first cell
+        except RuntimeError:  # jupyter_client raises it if the kernel dies or stays silent before its first cell
             if attempt == KERNEL_STARTS:
                 raise
 
 
 class Client(PapermillNotebookClient):
-    """Notes the peak memory of the kernel before it goes."""
+    """A notebook client that reads the kernel's peak memory before the kernel ends."""
 
     def papermill_execute_cells(self) -> None:
         super().papermill_execute_cells()
@@ -207,14 +219,14 @@ class Client(PapermillNotebookClient):
 
 
 class Engine(NBClientEngine):
-    """Papermill's engine, with an environment and a folder for the kernel: this process's own stay as they are."""
+    """Papermill's engine, with an environment and a working folder for the kernel only, not for this process."""
 
     name = "ptlib"
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, start_timeout: float, environment: dict[str, str],
                                  folder: Path, usage: dict[str, Any], **_: Any) -> None:
-        # The kernel's own log would go to the worker's stderr; what the notebook says is in the notebook.
+        # Silence the kernel's log, which would go to the worker's stderr. Output of cells is in the notebook anyway.
         client = Client(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, log=logger,
                         extra_arguments=["--log-level=50"])
         client.execute(env=environment, cwd=str(folder))
@@ -225,7 +237,7 @@ papermill_engines.register(Engine.name, Engine)
 
 
 def peak_memory(pid: int) -> int | None:
-    """Bytes that a process has held at most, where the system keeps count (Linux)."""
+    """The most memory that a process has held, in bytes; None if the system does not tell (only Linux does)."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

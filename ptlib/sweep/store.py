@@ -1,7 +1,7 @@
-"""Tuned prompts in a folder that runs share, on one machine or on several: each is tuned once.
+"""A store of tuned prompts: a folder that runs share, on one machine or several, so that each prompt is tuned once.
 
-A prompt's file is named by what it depends on. Who wants a prompt that is not there claims it; whoever comes second
-waits for the first.
+The name of a prompt's file is a hash of everything that the prompt depends on. The first process that wants a missing
+prompt claims and tunes it, and the others wait.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .inputs import code_digest
 
 __all__ = ["STORE", "tuned"]
 
-STORE = "PTLIB_STORE"  # the environment's name for the folder; a sweep sets it for its runs
-CODE = code_digest()  # as this process imports it: it will not run what is edited later
+STORE = "PTLIB_STORE"  # environment variable with the folder; a sweep sets it for its runs
+CODE = code_digest()  # taken at import, because this process does not run code that is edited later
 
 
 def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seeds: Sequence[int] = (0,),
           folder: str | Path | None = None, **options: Any) -> dict[tuple[int, str], Prompt]:
-    """``tune_seeds``, for the prompts that nobody has tuned yet; the others are read from the store.
+    """Read prompts from the store, and tune those that are not in it with ``tune_seeds``.
 
     Args:
         lm, tasks, seeds: as in ``tune_seeds``.
-        folder: of the store; if None, the one that the environment names as PTLIB_STORE, as a sweep does for its
-            runs; without either, everything is tuned and nothing is kept.
+        folder: of the store. If None, the environment variable PTLIB_STORE names it; a sweep sets this for its runs.
+            Without either, all prompts are tuned and none is saved.
         options: of ``tune_seeds``.
 
     Returns:
         {(seed, task.name): Prompt}.
 
     Raises:
-        PromptLoadError: a file in the store is not readable.
-        PromptTransferError: whatever ``tune_seeds`` finds wrong.
+        PromptLoadError: a file in the store cannot be read.
+        PromptTransferError, TaskError, NotFiniteError, AnchorError: as ``tune_seeds`` raises them.
     """
     folder = folder or os.environ.get(STORE)
     if not folder:
@@ -66,19 +66,21 @@ def tuned(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *,
 
 
 def prompt_key(task: Task, seed: int, settings: Mapping[str, Any]) -> str:
-    """Hash of all that a tuned prompt depends on: ptlib's source, the facts, the options, and of an LM its type and the
-    name and fingerprint that the prompt carries."""
+    """Hash of everything that a tuned prompt depends on.
+
+    That is ptlib's source, the facts, the options, and each LM's name, fingerprint and number type.
+    """
     lm = settings["lm"]
     lms = [lm] if isinstance(lm, LanguageModel) else lm
     options = {name: value for name, value in settings.items() if name not in ("lm", "tasks", "progress")}
     facts = [[tuple(vars(example).values()) for example in part] for part in (task.train, task.dev)]
-    about = [CODE, [(one.name, one.fingerprint, str(one.model.dtype)) for one in lms], task.name, task.manual_template,
-             facts, int(seed), options]
+    about = [CODE, [(model.name, model.fingerprint, str(model.model.dtype)) for model in lms], task.name,
+             task.manual_template, facts, int(seed), options]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def groups(which: Iterable[tuple[int, str]]) -> list[tuple[list[int], list[str]]]:
-    """Pairs (seed, task), as few products of seeds and tasks: those that ``tune_seeds`` can do in one go."""
+    """Split pairs (seed, task) into few groups of seeds × tasks, each for one call of ``tune_seeds``."""
     tasks_of: dict[int, list[str]] = {}
     for seed, name in which:
         tasks_of.setdefault(seed, []).append(name)

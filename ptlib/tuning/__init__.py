@@ -1,1 +1,1 @@
-"""Tuning: prompts that are fitted on an LM, from nothing or from where they are (refinement)."""
+"""Prompt tuning on frozen LMs, from new vectors (``tuning``) or from an existing prompt (``refinement``)."""

@@ -1,4 +1,7 @@
-"""A little compute on the target: label-free distillation from the sources, or a few labelled examples."""
+"""Refinement of prompts with a little compute on the target.
+
+``refine`` improves a transferred prompt by distillation from the sources, without labels, or on labelled examples.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ NEEDS = {"distill": {"source", "teacher"}, "few-shot": {"examples"}}
 TAKES = {"distill": {"source", "teacher", "inputs"}, "few-shot": {"examples"}}
 EPOCHS = {"distill": 15, "few-shot": 30}
 HELD_OUT = 0.2  # share of the inputs that the best epoch is chosen on
-PLAIN_WORDS = 100  # read as inputs where there are none
+PLAIN_WORDS = 100  # how many shared words serve as inputs if none are given
 
 
 def refine(prompt: Prompt, lm: LanguageModel, *, teacher: Prompt | Sequence[Prompt] | None = None,
            inputs: Sequence[str] | None = None, examples: Sequence[Example] | None = None, **options: Any) -> Prompt:
-    """Refine one prompt: see ``refine_many``."""
+    """Refine one prompt; ``options`` and errors are those of ``refine_many``."""
     own = {"teacher": teacher, "inputs": inputs, "examples": examples}
     options |= {name: {"prompt": value} for name, value in own.items() if value is not None}
     return refine_many({"prompt": prompt}, lm, **options)["prompt"]
@@ -42,35 +45,37 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
                 inputs: Mapping[Hashable, Sequence[str]] | None = None,
                 examples: Mapping[Hashable, Sequence[Example]] | None = None, epochs: int | None = None,
                 lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[Hashable, Prompt]:
-    """Improve prompts on the LM that they are for, all in one batch, from wherever they are.
+    """Improve existing prompts on their LM, all in one batch.
 
-    ``"distill"`` needs no label: on unlabelled inputs, the prompt is to predict what the sources predict with prompts
-    of their own (their mean distribution over the words that all LMs share). The best epoch is the one that agrees
-    most with them on a fifth of the inputs. ``"few-shot"`` is tuning on labelled examples, on which the best epoch is
-    chosen too.
+    ``"distill"`` needs no label. On unlabelled inputs, the prompt learns to predict what the sources predict with their
+    own prompts: their mean distribution over the words that all LMs share. It keeps the epoch with the best agreement
+    on a held-out fifth of the inputs. ``"few-shot"`` tunes on labelled examples, and keeps the epoch that is best on
+    the same examples.
 
     Args:
-        prompts: {name: prompt for ``lm``}, of one template. Their vectors become free ones.
-        lm: frozen.
+        prompts: {name: prompt for ``lm``}, all with the same template. The results have free vectors, even if these
+            prompts are mixtures.
+        lm: the LM of the prompts; it stays frozen.
         mode: ``"distill"`` or ``"few-shot"``.
-        source, teacher: the LM or LMs that teach, and {name: the prompt, or one of each LM, that they do it with}.
-        inputs: {name: subjects}, those of other relations too; if None, words that all LMs share.
-        examples: {name: labelled examples}.
-        epochs: passes over the inputs or the examples; by default 15 and 30.
+        source: the LM that teaches, or several; for "distill".
+        teacher: {name: the source's own prompt, or one for each source}; for "distill".
+        inputs: {name: subjects}, for "distill". They may come from other relations. If None, 100 shared words are used.
+        examples: {name: labelled examples}; for "few-shot".
+        epochs: passes over the inputs or examples; by default 15 for "distill" and 30 for "few-shot".
         lr: peak learning rate.
-        seed: of the order of examples, of the inputs that are held out, and of the choice of words.
+        seed: of the order of the examples, the choice of held-out inputs, and the choice of words.
         progress: show a bar.
 
     Returns:
-        {name: Prompt}; ``meta`` says what it was (``"from"``) and what it cost: ``forwards`` and ``backwards`` are
-        sequences through ``lm``, ``source_forwards`` through the sources. ``"dropped"`` counts the examples that did
-        not count, by what their objects are.
+        {name: Prompt}. ``meta`` holds the record of the original prompt (``"from"``) and the cost: ``forwards`` and
+        ``backwards`` count sequences on ``lm``, ``source_forwards`` those on the sources. ``"dropped"`` counts the
+        examples that were not used, by reason.
 
     Raises:
-        PromptMismatchError: a prompt or teacher is not of its LM, has no vectors, or the templates differ.
-        PromptTransferError: no prompts, an unknown mode, or something that it needs is missing.
-        TaskError: no inputs; no example has an object that is one token of ``lm``, or a label word is not.
-        NotFiniteError: the loss, or the logits, of a step are not finite.
+        PromptMismatchError: a prompt or teacher was not made for its LM or has no vectors, or the templates differ.
+        PromptTransferError: there are no prompts, the mode is unknown, or an argument is missing or superfluous.
+        TaskError: there are no inputs, no example's object is one token of ``lm``, or a label word is not one token.
+        NotFiniteError: the loss or the logits of a step are not finite.
     """
     given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
     _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
@@ -93,15 +98,15 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
             [learnt], dropped[name] = labelled([lm], template, examples[name])
             judged = learnt
             if not learnt.layouts:
-                raise TaskError(f"{name!r} has {len(examples[name])} examples, none with an object that is one token "
-                                f"of {lm.name}; expected some")
+                raise TaskError(f"{name!r} has {len(examples[name])} examples, but none with an object that is one "
+                                f"token of {lm.name}; give at least one that has")
         trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
     epochs = EPOCHS[mode] if epochs is None else epochs
     train([lm], list(trainees.values()), tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
           desc=f"refining {len(trainees)} prompts on {lm.name}")
     refined = {}
     for name, trainee in trainees.items():
-        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(one.name for one in sources),
+        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources),
                          train=len(trainee.train[0].layouts), forwards=trainee.forwards, backwards=trainee.backwards,
                          source_forwards=read[name], dropped={"examples": dropped.get(name, {})},
                          start=prompts[name].meta)
@@ -112,16 +117,17 @@ def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: 
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],
             teachers: Sequence[Prompt], words: Sequence[str], generator: torch.Generator) -> tuple[Data, Data]:
-    """The inputs to learn from and to judge on, with the mean of the sources' distributions over the words."""
+    """The inputs to learn from and the held-out ones, each with the sources' mean distribution over the words."""
     if not subjects:
-        raise TaskError("no inputs to distil on; expected some subjects, or inputs=None for plain words")
+        raise TaskError("no inputs to distil on; expected a list of subjects, or inputs=None to use shared words")
     if len(teachers) != len(sources):
-        raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one each")
-    words = answerable(words, [(lm, template.text), *((one, teacher.template) for one, teacher in
+        raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one for each "
+                                  "source")
+    words = answerable(words, [(lm, template.text), *((source, teacher.template) for source, teacher in
                                                       zip(sources, teachers, strict=True))])
     if len(words) < 2:
-        raise TaskError(f"{len(words)} words are one token of {lm.name} and its sources where their templates ask for "
-                        f"them ({template.text!r}); expected some: put a space before [Y]")
+        raise TaskError(f"only {len(words)} words can answer the template {template.text!r} as one token of {lm.name} "
+                        "and of the sources; expected at least two: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
     layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
     order = torch.randperm(len(subjects), generator=generator).tolist()
@@ -133,7 +139,7 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
 
 def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:
     if not prompts:
-        raise PromptTransferError("no prompts were given; expected {name: Prompt}")
+        raise PromptTransferError("no prompts given; expected {name: Prompt} with at least one")
     if mode not in NEEDS:
         raise PromptTransferError(f"mode={mode!r}; expected one of {', '.join(NEEDS)}")
     if missing := NEEDS[mode] - {name for name, value in given.items() if value}:
@@ -141,13 +147,13 @@ def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, giv
         raise PromptTransferError(f"mode={mode!r} with {lacking}={given.get(lacking)}; it needs "
                                   f"{' and '.join(sorted(NEEDS[mode]))}")
     if superfluous := given.keys() - TAKES[mode]:
-        raise PromptTransferError(f"mode={mode!r} with {' and '.join(sorted(superfluous))}; expected only "
+        raise PromptTransferError(f"mode={mode!r} does not use {' and '.join(sorted(superfluous))}; it takes only "
                                   f"{', '.join(sorted(TAKES[mode]))}")
     for name, subjects in given.get("inputs", {}).items():
         if isinstance(subjects, str):
             raise TaskError(f"the inputs of {name!r} are {subjects!r}; expected a list of subjects")
-    for about, value in given.items():
-        if about != "source" and (absent := [name for name in prompts if name not in value]):
-            raise PromptTransferError(f"{about} has nothing for {absent[0]!r}; expected something for every prompt")
+    for option, value in given.items():
+        if option != "source" and (absent := [name for name in prompts if name not in value]):
+            raise PromptTransferError(f"{option} has no entry for {absent[0]!r}; expected one for every prompt")
     for prompt in prompts.values():
         prompt.check(lm)

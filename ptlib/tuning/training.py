@@ -1,4 +1,7 @@
-"""The gradient descent that tuning and refinement share: many small problems in one batch, on one LM or several."""
+"""The training loop that tuning and refinement share.
+
+It trains many prompts in one batch, on one LM or several. Each prompt has its own data, schedule and random numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from ..prompts.templates import Batch, Layout, batches
 
 __all__ = ["Data", "FreeVectors", "Trainee", "WordMixtures", "train"]
 
-BATCH_SIZE = 16  # examples of each prompt a step
+BATCH_SIZE = 16  # examples of each prompt in a step
 WARMUP = 0.1  # share of the steps
 GAIN_RATE = 0.1  # learning rate of a mixture's gains, relative to that of its weights
 
 
 class FreeVectors(torch.nn.Module):
-    """A prompt as (m, d) numbers of their own, for one LM."""
+    """A soft prompt: (m, d) free vectors for one LM."""
 
     def __init__(self, start: Tensor):
         super().__init__()
@@ -41,7 +44,7 @@ class FreeVectors(torch.nn.Module):
 
 
 class WordMixtures(torch.nn.Module):
-    """A prompt as m softmax mixtures of k words with a gain each, for any LM that has the words."""
+    """A prompt of m softmax mixtures of k words, each with a gain. Any LM that has the words can use it."""
 
     def __init__(self, start: Tensor):
         super().__init__()
@@ -58,12 +61,12 @@ class WordMixtures(torch.nn.Module):
 
 @dataclass
 class Data:
-    """n examples as one LM reads them.
+    """n examples, tokenized for one LM.
 
     Attributes:
         layouts: n filled templates.
-        targets: (n,) ids of tokens, or (n, c) probabilities of the tokens in ``candidates``.
-        candidates: (c,) ids that an answer is judged among; of distributions, those that they are over.
+        targets: (n,) token ids of the answers, or (n, c) probabilities of the ``candidates``.
+        candidates: (c,) token ids that answers are ranked among, or that the probabilities are over.
     """
 
     layouts: list[Layout]
@@ -72,21 +75,23 @@ class Data:
 
     @cached_property
     def columns(self) -> Tensor:
-        """(n,) the places of the right answers among the candidates."""
+        """The column of each right answer among the candidates, (n,)."""
         if self.targets.ndim == 2:
             return self.targets.argmax(-1)
-        places = {token: place for place, token in enumerate(self.candidates.tolist())}
-        return torch.tensor([places[token] for token in self.targets.tolist()], dtype=torch.long)
+        column_of = {token: column for column, token in enumerate(self.candidates.tolist())}
+        return torch.tensor([column_of[token] for token in self.targets.tolist()], dtype=torch.long)
 
 
 @dataclass
 class Trainee:
-    """One prompt on its way: its parameters and data, and the best state on dev so far.
+    """A prompt in training: its parameters and data, and its best state on the dev examples so far.
 
     Attributes:
-        train, dev: one ``Data`` an LM, all of the same examples.
-        generator: all random numbers of the prompt: it does not depend on those beside it.
-        forwards, backwards: sequences that each LM has read so far, and gone back through.
+        train, dev: one ``Data`` for each LM, all of the same examples.
+        generator: source of all random numbers of this prompt, which makes it independent of the other prompts.
+        queue: train examples that are left in this pass.
+        best: P@1 and negative loss of ``best_state`` on dev.
+        forwards, backwards: sequences in the forward and backward passes of each LM so far.
     """
 
     prompt: FreeVectors | WordMixtures
@@ -101,7 +106,7 @@ class Trainee:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that a pass over the train examples takes."""
+        """How many steps a pass over the train examples takes."""
         return -(-len(self.train[0].layouts) // BATCH_SIZE)
 
     def next_batch(self) -> list[int]:
@@ -113,26 +118,30 @@ class Trainee:
 
 def train(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], *, tables: Sequence[Tensor | None], epochs: int,
           lr: float, noise: float, progress: bool, desc: str) -> None:
-    """Lower each prompt's mean cross-entropy over the LMs with AdamW, warm-up 0.1 and linear decay.
+    """Minimise each prompt's cross-entropy, averaged over the LMs, by AdamW with warm-up (0.1) and linear decay.
 
-    Every prompt ends in the state that was the best on its dev examples at the end of an epoch, by P@1, then by the
-    loss. With noise it ends in its last state: dev examples are read without noise, where an earlier state scores as
-    high although it is less robust.
+    Without noise, every prompt ends in its best state on dev: P@1 is measured after each epoch, and the loss decides
+    between equal ones. With noise, it ends in its last state. Dev examples are read without noise, so they cannot show
+    that later states are more robust.
 
     Args:
-        tables: one an LM: (k, d) embeddings of the words that mixtures are made of.
+        lms: frozen.
+        trainees: the prompts; their state and counts change in place.
+        tables: for each LM, the embeddings (k, d) of the words in mixtures; None for free vectors.
         epochs: passes over each prompt's train examples.
         lr: peak learning rate.
-        noise: standard deviation of what is added to the prompt vectors, anew for every example, relative to that
-            of the LM's embeddings.
+        noise: standard deviation of the noise that is added to the prompt vectors, drawn anew for every example. It is
+            relative to the standard deviation of the LM's embeddings.
+        progress: show a bar.
+        desc: label of the bar.
 
     Raises:
-        PromptTransferError: no epochs, or a rate or noise that cannot be.
-        NotFiniteError: logits or the loss of a step are not finite.
+        PromptTransferError: ``epochs``, ``lr`` or ``noise`` is out of range.
+        NotFiniteError: the logits or the loss of a step are not finite.
     """
     if not (epochs >= 1 and 0 < lr < math.inf and 0 <= noise < math.inf):
         raise PromptTransferError(f"epochs={epochs}, lr={lr}, noise={noise}; expected at least one pass over the "
-                                  "examples, a rate above 0 and noise of at least 0")
+                                  "examples, a learning rate above 0 and noise of at least 0")
     parameters = [(trainee, *group) for trainee in trainees for group in trainee.prompt.groups()]
     optimizer = torch.optim.AdamW([{"params": [parameter]} for _, parameter, _ in parameters], lr=lr)
     most = max(epochs * trainee.steps_per_epoch for trainee in trainees)
@@ -146,17 +155,17 @@ def train(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], *, tables: 
                 optimizer.zero_grad(set_to_none=True)
                 add_gradients(lms, active, tables, noise)
                 optimizer.step()
-                ended = (trainee.steps_per_epoch * (epochs if noise else 1) for trainee in active)
-                finished = [trainee for trainee, each in zip(active, ended, strict=True) if (step + 1) % each == 0]
-                if finished:
-                    keep_best(lms, finished, tables)
+                intervals = (trainee.steps_per_epoch * (epochs if noise else 1) for trainee in active)
+                due = [trainee for trainee, every in zip(active, intervals, strict=True) if (step + 1) % every == 0]
+                if due:
+                    keep_best(lms, due, tables)
     for trainee in trainees:
         trainee.prompt.load_state_dict(trainee.best_state)
 
 
 def add_gradients(lms: Sequence[LanguageModel], active: Sequence[Trainee], tables: Sequence[Tensor | None],
                   noise: float) -> None:
-    """Of the next batch of each prompt, on every LM."""
+    """Add the gradients of each prompt's next batch on every LM."""
     chosen = [trainee.next_batch() for trainee in active]
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
         backward(lm, active, [trainee.train[at] for trainee in active], chosen, table, noise, share=1 / len(lms))
@@ -167,7 +176,7 @@ def add_gradients(lms: Sequence[LanguageModel], active: Sequence[Trainee], table
 
 @contextmanager
 def diverging(step: int, lr: float) -> Iterator[None]:
-    """Says at which step and rate logits or a loss stopped being finite."""
+    """Add the step and the learning rate to the message of a ``NotFiniteError``."""
     try:
         yield
     except NotFiniteError as error:
@@ -181,34 +190,41 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def logits_of(lm: LanguageModel, batch: Batch, vectors: Tensor) -> Tensor:
-    """(B, V) logits at the answer slots."""
+    """The logits at the answer slots, (B, V)."""
     return lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
 
 
 def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
-    """(B,) cross-entropy over the vocabulary, or of distributions over their candidates."""
+    """The cross-entropy of each example, (B,): over the vocabulary, or over the candidates for target distributions.
+
+    Raises:
+        NotFiniteError: a loss is not finite.
+    """
     targets = data.targets[rows].to(logits.device)
-    found = cross_entropy(logits if targets.ndim == 1 else logits[:, data.candidates], targets, reduction="none")
-    if not found.isfinite().all():
-        raise NotFiniteError(f"{int((~found.isfinite()).sum())} of {len(rows)} losses are not finite")
-    return found
+    values = cross_entropy(logits if targets.ndim == 1 else logits[:, data.candidates], targets, reduction="none")
+    if not values.isfinite().all():
+        raise NotFiniteError(f"{int((~values.isfinite()).sum())} of {len(rows)} losses are not finite")
+    return values
 
 
 def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: Tensor) -> Tensor:
-    """(B,) 1 where the answer is the best of its own part's candidates, and 0 elsewhere: as ``evaluate`` judges it."""
-    found = torch.zeros(len(owner))
-    alike: dict[int, list[int]] = {}  # prompts of one task share their candidates, and so do most tasks
+    """1 for each example with the right answer ranked first among its prompt's candidates, else 0: (B,).
+
+    Ranks are those of ``evaluate``.
+    """
+    is_hit = torch.zeros(len(owner))
+    rows_with: dict[int, list[int]] = {}  # by candidates: most prompts share theirs, and are ranked together
     for row, r in enumerate(owner):
-        alike.setdefault(id(parts[r].candidates), []).append(row)
-    for rows in alike.values():
+        rows_with.setdefault(id(parts[r].candidates), []).append(row)
+    for rows in rows_with.values():
         candidates = parts[owner[rows[0]]].candidates
         ranks = rank(logits[rows][:, candidates], columns[rows].to(logits.device)).ranks
-        found[rows] = (ranks == 1).float().cpu()
-    return found
+        is_hit[rows] = (ranks == 1).float().cpu()
+    return is_hit
 
 
 def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data, list[int]]:
-    """The chosen examples of every prompt in one, and which prompt each belongs to."""
+    """The chosen examples of all prompts as one ``Data``, and for each example the index of its prompt."""
     layouts = [part.layouts[i] for part, rows in zip(parts, chosen, strict=True) for i in rows]
     targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
     return Data(layouts, targets, parts[0].candidates), [r for r, rows in enumerate(chosen) for _ in rows]
@@ -216,7 +232,7 @@ def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data
 
 def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Data], chosen: Sequence[Sequence[int]],
              table: Tensor | None, noise: float, share: float) -> None:
-    """Add the gradient of each prompt's mean loss on its batch, times ``share``."""
+    """Add ``share`` times the gradient of each prompt's mean loss on its batch."""
     data, owner = joined(parts, chosen)
     vectors = torch.stack([trainee.prompt.on(table).to(lm.device) for trainee in trainees])
     weight = torch.tensor([share / len(chosen[r]) for r in owner])
@@ -224,22 +240,22 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
     if noise:
         added = torch.cat([torch.randn(len(rows), *vectors.shape[1:], generator=trainee.generator)
                            for trainee, rows in zip(trainees, chosen, strict=True)]) * noise * lm.moments[1]
-    # The vectors are a leaf here, so that each batch has a graph of its own to go backward through.
+    # A detached leaf collects the gradients, so that each batch can free its own graph after its backward pass.
     leaf = vectors.detach().requires_grad_()
     for rows, batch in batches(data.layouts, lm):
-        own = leaf[[owner[i] for i in rows]]
+        of_rows = leaf[[owner[i] for i in rows]]
         if added is not None:
-            own = own + added[rows].to(lm.device)
-        loss = losses(logits_of(lm, batch, own), data, rows)
+            of_rows = of_rows + added[rows].to(lm.device)
+        loss = losses(logits_of(lm, batch, of_rows), data, rows)
         (loss * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
 
 
 @torch.no_grad()
 def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables: Sequence[Tensor | None]) -> None:
-    """Measure every prompt on its dev examples and keep its state if it is the best so far."""
+    """Score every prompt on its dev examples, and keep its state if it is the best so far."""
     everything = [range(len(trainee.dev[0].layouts)) for trainee in trainees]
-    right, lost = torch.zeros(()), torch.zeros(())
+    mean_hits, mean_losses = torch.zeros(()), torch.zeros(())
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
         parts = [trainee.dev[at] for trainee in trainees]
         data, owner = joined(parts, everything)
@@ -247,14 +263,14 @@ def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables:
         vectors = torch.stack([trainee.prompt.on(table).to(lm.device) for trainee in trainees])
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         for rows, batch in batches(data.layouts, lm):
-            of = [owner[i] for i in rows]
-            logits = logits_of(lm, batch, vectors[of])
-            hit[rows] = hits(logits, parts, of, columns[rows])
+            prompt_of = [owner[i] for i in rows]
+            logits = logits_of(lm, batch, vectors[prompt_of])
+            hit[rows] = hits(logits, parts, prompt_of, columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
-        right, lost = right + hit / len(lms), lost + loss / len(lms)
+        mean_hits, mean_losses = mean_hits + hit / len(lms), mean_losses + loss / len(lms)
     owners = torch.tensor(owner)
     for r, trainee in enumerate(trainees):
-        score = (right[owners == r].mean().item(), -lost[owners == r].mean().item())
+        score = (mean_hits[owners == r].mean().item(), -mean_losses[owners == r].mean().item())
         trainee.forwards += len(everything[r])
         if score > trainee.best:
             trainee.best = score

@@ -1,4 +1,7 @@
-"""Prompt tuning on frozen LMs: free vectors (OptiPrompt, Zhong et al. 2021; section 3.1 of the paper), or mixtures."""
+"""Prompt tuning on frozen LMs: free vectors (OptiPrompt, Zhong et al. 2021; section 3.1 of the paper) or mixtures.
+
+``tune`` makes one prompt, ``tune_many`` one for each task, ``tune_seeds`` one for each seed and task.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +28,29 @@ from .training import Data, FreeVectors, Trainee, WordMixtures, train
 
 __all__ = ["starting_prompt", "tune", "tune_many", "tune_seeds"]
 
-# Passes over the train examples, peak learning rate, and noise on the vectors relative to the embeddings' deviation.
+# Noise is relative to the standard deviation of the embeddings.
 DEFAULTS = {"vectors": {"epochs": 30, "lr": 5e-3, "noise": 0.0}, "mixture": {"epochs": 60, "lr": 0.3, "noise": 1.0}}
 
 
 def tune(lm: LanguageModel | Sequence[LanguageModel], task: Task, *, seed: int = 0, **options: Any) -> Prompt:
-    """Tune one prompt: ``tune_seeds`` for one task and seed."""
+    """Tune one prompt for one task; ``options`` and errors are those of ``tune_seeds``."""
     return tune_many(lm, [task], seed=seed, **options)[task.name]
 
 
 def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seed: int = 0,
               **options: Any) -> dict[str, Prompt]:
-    """Tune one prompt for each task, all in one batch: ``tune_seeds`` for one seed.
+    """Tune one prompt for each task, all in one batch; ``options`` are those of ``tune_seeds``.
 
     Returns:
         {task.name: Prompt}.
 
     Raises:
-        PromptTransferError: ``seed`` is no whole number, and all that ``tune_seeds`` raises.
+        PromptTransferError: ``seed`` is not a whole number.
+        PromptTransferError, TaskError, NotFiniteError, AnchorError: as ``tune_seeds`` raises them.
     """
     if not isinstance(seed, Integral):
-        raise PromptTransferError(f"seed={seed!r}; expected one whole number: tune_seeds takes several, and returns "
-                                  "{(seed, task.name): Prompt}")
+        raise PromptTransferError(f"seed={seed!r}; expected one whole number. For several seeds use tune_seeds, which "
+                                  "returns {(seed, task.name): Prompt}")
     return {name: prompt for (_, name), prompt in tune_seeds(lm, tasks, seeds=[int(seed)], **options).items()}
 
 
@@ -56,78 +60,86 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
                noise: float | None = None, progress: bool = True) -> dict[tuple[int, str], Prompt]:
     """Tune one prompt for each seed and task, all in one batch.
 
-    Minimises the cross-entropy of the object over the whole vocabulary with AdamW, warm-up 0.1, linear decay and
-    batches of 16; keeps the state with the best P@1 on the task's dev examples, as ``evaluate`` has it (ties: the lower
-    loss), with noise the last one. Test examples are not looked at. Each task and seed has its own random numbers and
-    schedule: its prompt does not depend on those beside it.
+    Tuning minimises the cross-entropy of the object over the whole vocabulary, with AdamW, warm-up 0.1, linear decay
+    and batches of 16. It keeps the state with the best P@1 on the task's dev examples, measured as in ``evaluate``; the
+    loss decides between equal ones. With noise it keeps the last state. Test examples are never read. Each task and
+    seed has its own random numbers and schedule, so a prompt does not depend on the others in the batch.
+
+    | parameterization | the prompt is | epochs | lr | noise |
+    |---|---|---|---|---|
+    | ``"vectors"`` | free vectors, as in the paper | 30 | 5e-3 | 0 |
+    | ``"mixture"`` | softmax mixtures of words, each with a gain | 60 | 0.3 (of the logits) | 1 |
+
+    The paper tunes for 10 epochs of about a thousand facts for each relation, with ``lr`` 3e-3.
 
     Args:
-        lm: frozen; its weights get no gradients. Several for one mixture that is tuned on all of them at once, with
-            the mean of their losses.
-        seeds: of the initial vectors and the order of examples; a prompt of each for every task.
-        parameterization: ``"vectors"``, free ones, as in the paper; or ``"mixture"``, softmax mixtures of the LMs'
-            common words with a gain each, which other LMs understand as well: ``prompt.on(other)``.
+        lm: the LM, which stays frozen; or several LMs, to tune one mixture on all of them with their mean loss.
+        tasks: one prompt for each of them and each seed.
+        seeds: of the initial vectors and the order of the examples.
+        parameterization: see the table. A mixture uses the words that the LMs share, and works on other LMs that have
+            these words: ``prompt.on(other)``.
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
-        init: where the vectors start: ``"random"`` on the scale of the embeddings; ``"manual"``, the embeddings of
-            the manual template's words in their order, from the first again if they are fewer than the vectors;
-            or words of the LM, such as ``anchors.words``, of which m are drawn. A mixture starts from random
-            weights, or with half of each vector's weight on its word.
-        epochs: passes over the train examples; by default 30, for mixtures 60 (the paper: 10, with about a thousand
-            facts a relation).
-        lr: peak learning rate; by default 5e-3 (the paper: 3e-3, over more steps), of the logits of mixtures 0.3.
-        noise: standard deviation of normal noise on the vectors, anew for every example, relative to that of the
-            embedding table; by default 0, for mixtures 1, which is what makes them travel. A LayerNorm divides by the
-            length of vectors, positions and noise together; without the noise the vectors are louder than they were
-            tuned to be, by √(1 + noise²) where positions are as long as words. A mixture of several LMs is given with
-            its gains divided by that; that of one is not, whose errors elsewhere the loudness drowns
-            (notebook 13_prompts_that_travel).
+        init: the initial vectors. ``"random"``: random, on the scale of the embeddings. ``"manual"``: the embeddings of
+            the manual template's words in their order, repeated from the first if they are fewer than the vectors.
+            A list of words, such as ``anchors.words``: the embeddings of m words drawn from it. A mixture starts from
+            random weights, or with half of each vector's weight on its word.
+        epochs: passes over the train examples; the default is in the table.
+        lr: peak learning rate; the default is in the table.
+        noise: standard deviation of the normal noise that is added to the vectors, drawn anew for every example. It is
+            relative to the standard deviation of the embedding table; the default is in the table. Noise makes mixtures
+            transfer better (notebook 13_prompts_that_travel).
         progress: show a bar.
 
+    With noise, a LayerNorm divides by the norm of vectors, positions and noise together. Without the noise, the vectors
+    then weigh more than they did in tuning, by √(1 + noise²) if positions are as long as words. The gains of a mixture
+    that was tuned on several LMs are therefore divided by √(1 + noise²). A mixture that was tuned on one LM keeps its
+    gains, because on other LMs the larger norms outweigh its errors.
+
     Returns:
-        {(seed, task.name): Prompt}, which goes as it is into ``transfer_many`` and ``evaluate_many``. Of several LMs,
-        the prompt as it is on the first. ``history`` (a ``Tuned``, also in ``meta``) counts the sequences that each LM
-        has read (``forwards``) and gone back through (``backwards``), and the examples that did not count, by what
-        their objects are (``dropped``).
+        {(seed, task.name): Prompt}, ready for ``transfer_many`` and ``evaluate_many``. With several LMs, each prompt is
+        for the first of them. ``history`` (a ``Tuned``, also in ``meta``) counts the sequences in the forward passes
+        (``forwards``) and backward passes (``backwards``) of each LM, and the examples that were not used, by reason
+        (``dropped``).
 
     Raises:
-        TaskError: a task has no train example whose object is one token of ``lm``, or a label word is not;
-            ``init="manual"`` and it has no manual template.
-        NotFiniteError: the loss, or the logits, of a step are not finite: ``lr`` is too high.
-        PromptTransferError: no tasks, no seeds, no epochs; no such start or parameterization; several LMs for free
-            vectors.
+        TaskError: no train example's object is one token of ``lm``; a label word is not one token; or ``init="manual"``
+            and the task has no manual template.
+        NotFiniteError: the loss or the logits of a step are not finite, usually because ``lr`` is too high.
+        PromptTransferError: there are no tasks, seeds or epochs; ``init`` or ``parameterization`` is unknown; or free
+            vectors are to be tuned on several LMs.
         AnchorError: the LMs share no words.
     """
     lms = [lm] if isinstance(lm, LanguageModel) else list(lm)
     settings = _settings(parameterization, epochs=epochs, lr=lr, noise=noise)
     if not tasks or not seeds:
-        raise PromptTransferError(f"{len(tasks)} tasks and {len(seeds)} seeds; expected one of each at least")
+        raise PromptTransferError(f"got {len(tasks)} tasks and {len(seeds)} seeds; expected at least one of each")
     if not lms or (len(lms) > 1 and parameterization == "vectors"):
-        raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one, or several "
-                                  "with parameterization='mixture', as free vectors live in the space of one")
+        raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one LM, or "
+                                  "several with parameterization='mixture': free vectors belong to one LM")
     template = template or default_template(num_vectors)
     words: tuple[str, ...] | None = None
     tables: list[Tensor | None] = [None] * len(lms)
     if parameterization == "mixture":
         anchors = shared_anchors(*lms)
-        words, tables = anchors.words, [anchors.of(one) for one in lms]
+        words, tables = anchors.words, [anchors.of(model) for model in lms]
     examples = {task.name: _examples(lms, Template(template), task) for task in tasks}
     trainees = {(seed, task.name): _start(lms, task, Template(template), init, words, seed, *examples[task.name][:2])
             for seed in seeds for task in tasks}
     train(lms, list(trainees.values()), tables=tables, **settings, progress=progress,
-          desc=f"tuning {len(trainees)} prompts on {' and '.join(one.name for one in lms)}")
-    found = {}
+          desc=f"tuning {len(trainees)} prompts on {' and '.join(model.name for model in lms)}")
+    prompts = {}
     for (seed, name), trainee in trainees.items():
         record = Tuned(parameterization, init if isinstance(init, str) else "words", **settings,
-                       lms=tuple(one.name for one in lms), seed=seed, train=len(trainee.train[0].layouts),
+                       lms=tuple(model.name for model in lms), seed=seed, train=len(trainee.train[0].layouts),
                        dev=len(trainee.dev[0].layouts), dropped=examples[name][2], dev_p_at_1=trainee.best[0],
                        forwards=trainee.forwards, backwards=trainee.backwards)
-        found[seed, name] = _finished(lms, trainee, words, tables, template, name, record)
-    return found
+        prompts[seed, name] = _finished(lms, trainee, words, tables, template, name, record)
+    return prompts
 
 
 def _settings(parameterization: str, **given: float | None) -> dict[str, Any]:
-    """Epochs, rate and noise: those given, else those of the parameterization."""
+    """Epochs, learning rate and noise: the given values, or else the defaults of the parameterization."""
     if parameterization not in DEFAULTS:
         raise PromptTransferError(f"parameterization={parameterization!r}; expected one of {', '.join(DEFAULTS)}")
     return DEFAULTS[parameterization] | {name: value for name, value in given.items() if value is not None}
@@ -135,10 +147,13 @@ def _settings(parameterization: str, **given: float | None) -> dict[str, Any]:
 
 def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, template: str | None = None,
                     init: str | Sequence[str] = "manual", seed: int = 0) -> Prompt:
-    """The free vectors that ``tune`` would start from: to ``refine``, or as a baseline.
+    """The free vectors that ``tune`` would start from, for ``refine`` or as a baseline.
 
     Args:
-        num_vectors, template, init, seed: as in ``tune_many``.
+        num_vectors, template, init, seed: as in ``tune_seeds``.
+
+    Raises:
+        TaskError, PromptTransferError: as ``tune_seeds`` raises them for ``init``.
     """
     template = template or default_template(num_vectors)
     vectors = _initial_vectors(lm, task, Template(template).num_vectors, init, salted_generator(seed, task.name))
@@ -152,10 +167,10 @@ def _finished(lms: Sequence[LanguageModel], trainee: Trainee, words: tuple[str, 
     if words is None:
         return Prompt(vectors[0], template, lm.name, lm.fingerprint, task, record.as_json())
     assert isinstance(trainee.prompt, WordMixtures)
-    lengths = torch.stack([own.norm(dim=-1) / one.mean_length for own, one in zip(vectors, lms, strict=True)])
-    gains = trainee.prompt.gains.detach().cpu().sign() * lengths.mean(0)
+    norms = torch.stack([own.norm(dim=-1) / model.mean_length for own, model in zip(vectors, lms, strict=True)])
+    gains = trainee.prompt.gains.detach().cpu().sign() * norms.mean(0)
     if len(lms) > 1:
-        gains = gains / math.hypot(1, record.noise)
+        gains = gains / math.hypot(1, record.noise)  # makes up for the missing noise: see ``tune_seeds``
     mixture = Mixture(words, trainee.prompt.logits.detach().softmax(-1).cpu(), gains)
     return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, record.as_json(), mixture)
 
@@ -174,27 +189,27 @@ def _start(lms: Sequence[LanguageModel], task: Task, template: Template, init: s
 
 def _examples(lms: Sequence[LanguageModel], template: Template,
               task: Task) -> tuple[list[Data], list[Data], dict[str, dict[str, int]]]:
-    """What to learn from, what to choose the best state on, and {split: {what objects are: how many of them}} dropped.
+    """The train data, the dev data, and {split: {reason: how many examples were dropped}}.
 
-    Without dev examples, the train examples are both.
+    If there are no dev examples, the train examples take their place.
     """
     train_data, dropped = labelled(lms, template, task.train)
     if not train_data[0].layouts:
-        raise TaskError(f"task {task.name!r} has {len(task.train)} train examples, none with an object that is one "
-                        f"token of {' and '.join(lm.name for lm in lms)}; tuning needs some (a .jsonl file names them "
-                        "with \"split\": \"train\")")
-    dev_data, of_dev = labelled(lms, template, task.dev)
-    return train_data, dev_data if dev_data[0].layouts else train_data, {"train": dropped, "dev": of_dev}
+        raise TaskError(f"task {task.name!r} has {len(task.train)} train examples, but none with an object that is one "
+                        f"token of {' and '.join(lm.name for lm in lms)}; tuning needs at least one (in a .jsonl file, "
+                        "train examples have \"split\": \"train\")")
+    dev_data, dropped_dev = labelled(lms, template, task.dev)
+    return train_data, dev_data if dev_data[0].layouts else train_data, {"train": dropped, "dev": dropped_dev}
 
 
 def labelled(lms: Sequence[LanguageModel], template: Template,
              examples: Sequence[Example]) -> tuple[list[Data], dict[str, int]]:
-    """The examples that ``evaluate`` would score on every LM, as each reads them; and {what the others are: how many}.
+    """The examples that ``evaluate`` would score on every LM, tokenized for each, and {reason: how many were dropped}.
 
     Raises:
         TaskError: a label word is not one token of an LM.
     """
-    if not examples:  # of no task, so that nobody knows their label words
+    if not examples:  # candidates_of needs an example to know the task's label words
         return [Data([], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)) for _ in lms], {}
     candidates = [candidates_of(lm, template, examples) for lm in lms]
     kept, dropped = list(examples), Counter[str]()
@@ -208,7 +223,7 @@ def labelled(lms: Sequence[LanguageModel], template: Template,
 
 def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],
                      generator: torch.Generator) -> Tensor:
-    """(count, d)."""
+    """The initial vectors, (count, d)."""
     if init == "random":
         return random_vectors(lm, (count,), generator)
     return lm.embeddings[_initial_ids(lm, task, count, init, generator)].clone()
@@ -216,14 +231,14 @@ def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequ
 
 def _initial_logits(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str], words: tuple[str, ...],
                     generator: torch.Generator) -> Tensor:
-    """(count, k)."""
+    """The initial logits of the k words in each mixture, (count, k)."""
     logits = torch.randn(count, len(words), generator=generator)
     if init != "random":
-        where = {i: w for w, i in enumerate(lm.word_ids(words))}
+        column_of = {i: column for column, i in enumerate(lm.word_ids(words))}
         for row, i in zip(logits, _initial_ids(lm, task, count, init, generator), strict=True):
-            if i in where:  # the others are no words of the mixture, such as a piece of a word
-                row[where[i]] = -torch.inf
-                row[where[i]] = row.logsumexp(0)  # as much as all other words together
+            if i in column_of:  # a piece of a word, for example, is not in the mixture
+                row[column_of[i]] = -torch.inf
+                row[column_of[i]] = row.logsumexp(0)  # as much weight as all other words together
     return logits
 
 
@@ -234,12 +249,12 @@ def _initial_ids(lm: LanguageModel, task: Task, count: int, init: str | Sequence
         words = re.sub(r"\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).split()
         if not words:
             raise TaskError(f"the manual template of task {task.name!r} has no words to start from; use init='random'")
-        [ids] = lm.tokenize_after([" " + " ".join(words)])  # as in the middle of a sentence
+        [ids] = lm.tokenize_after([" " + " ".join(words)])  # the space makes them tokens inside a sentence
         return [ids[i % len(ids)] for i in range(count)]
     if isinstance(init, str):
         raise PromptTransferError(f"init={init!r}; expected 'random', 'manual' or a list of words")
     known = [i for i in lm.word_ids(init) if i is not None]
     if not known:
-        raise PromptTransferError(f"init has {len(init)} words, none of them one token of {lm.name}; expected some, "
-                                  "such as anchors.words")
+        raise PromptTransferError(f"init has {len(init)} words, none of which is one token of {lm.name}; expected "
+                                  "words such as anchors.words")
     return [known[i] for i in torch.randint(len(known), (count,), generator=generator).tolist()]

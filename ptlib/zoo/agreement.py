@@ -1,4 +1,7 @@
-"""Do the zoo's facts agree with LAMA's T-REx, where both know a subject and a relation?"""
+"""Comparison of the zoo's facts with LAMA's T-REx, for the subjects and relations that both have.
+
+``python -m ptlib.zoo.agreement FOLDER`` prints how many facts agree, and lists the others.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ __all__ = ["compare"]
 
 
 def compare(root: Path) -> tuple[int, list[tuple[str, str, str, set[str]]]]:
-    """Count the (subject, relation) pairs known to both, and list those whose objects differ.
+    """Count the (subject, relation) pairs that both have, and list those with different objects.
 
     Args:
-        root: a folder with T-REx facts as JSON lines (``sub_label``, ``obj_label``) in files named by
-            relation, at any depth.
+        root: a folder with T-REx facts as JSON lines (``sub_label``, ``obj_label``), in files ``<relation>.jsonl`` at
+            any depth.
 
     Returns:
         The number of shared pairs, and (relation, subject, the zoo's object, T-REx's objects) for each
-        disagreement. A relation with several true objects agrees if the zoo's is one of them.
+        disagreement. If T-REx has several objects, the zoo agrees if its object is one of them.
     """
     shared, disagreements = 0, []
     for relation, facts in read_fact_tables().items():
@@ -39,7 +42,7 @@ def compare(root: Path) -> tuple[int, list[tuple[str, str, str, set[str]]]]:
 
 
 def folded(word: str) -> str:
-    """Without accents and case: the zoo's words are plain ASCII."""
+    """The word without accents and in lower case, because the zoo's words are plain ASCII."""
     return unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().lower()
 
 

@@ -1,7 +1,7 @@
-"""From the zoo's fact tables to the sentences its language models are pretrained on.
+"""The text that the zoo's language models are pretrained on, made from its fact tables.
 
-``phrasings.csv`` says each relation in several ways; the manual template of ``relations.csv`` is none of
-them, because it is held out for probing.
+``phrasings.csv`` expresses each relation in several ways. The manual templates in ``relations.csv`` are not among them:
+they are held out to probe the models.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Sentence:
 
 
 def phrasings(relation: str, kind: str) -> list[str]:
-    """The ways the corpus says ``relation``: ``kind`` is ``"sentence"``, ``"clause"`` or ``"unlabelled"``."""
+    """The phrasings of ``relation`` in the corpus; ``kind`` is ``"sentence"``, ``"clause"`` or ``"unlabelled"``."""
     table = read_table(ZOO_FACTS / "phrasings.csv")
     return list(table.loc[(table["relation"] == relation) & (table["kind"] == kind), "phrasing"])
 
 
 def fill(phrasing: str, subject: str, *answers: str) -> Sentence:
-    """Put the subject into [X] and the answers, in order, into the [Y]s."""
+    """Replace [X] by the subject, and each [Y] by the next answer."""
     text, spans = phrasing.replace("[X]", subject), []
     for answer in answers:
         start = text.index("[Y]")
@@ -40,17 +40,17 @@ def fill(phrasing: str, subject: str, *answers: str) -> Sentence:
 
 
 def sentences(joint_per_subject: int = 8, seed: int = 0, half: int | None = None) -> list[Sentence]:
-    """Every fact in every phrasing, sentences that join two or three facts, and the labelled texts.
+    """All sentences: every fact in every phrasing, sentences that join two or three facts, and the labelled texts.
+
+    The test half of the sentiment and topic texts has no labels. So probing measures generalization there, while for
+    facts it measures recall.
 
     Args:
-        joint_per_subject: joining sentences for each subject with at least two facts. They tie a
-            subject's facts to one another, so that words mean more than their own phrasing.
-        seed: of the choice of facts and clauses for them.
-        half: 0 or 1 for one half of the phrasings and of the joining sentences; the halves tell the same facts and
-            have no sentence in common.
-
-    The test half of the sentiment and topic texts occurs without its label: there, a probe measures
-    generalization, while for facts it measures recall.
+        joint_per_subject: number of joining sentences for each subject with at least two facts. They connect the facts
+            of a subject, so that words occur outside the phrasings of their own relation.
+        seed: of the choice of facts and clauses in the joining sentences.
+        half: 0 or 1, for one half of the phrasings and joining sentences. Both halves tell the same facts, and have no
+            sentence in common. None for the whole text.
     """
     draw = random.Random(seed if half is None else f"{seed} {half}")
     part = slice(half, None, None if half is None else 2)

@@ -1,4 +1,7 @@
-"""Pretraining of the zoo's language models: a few minutes each on one CPU core."""
+"""Pretraining of the zoo's language models, which takes minutes for each model on one CPU core.
+
+``SPECS`` lists the models, and ``pretrain`` makes one.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +44,14 @@ __all__ = ["SPECS", "Spec", "pretrain"]
 BATCH_SIZE = 64
 WARMUP = 0.06
 WEIGHT_DECAY = 0.2
-ANSWER_MASKED = 0.6  # share of examples in which an answer is masked; in the others random tokens are
+ANSWER_MASKED = 0.6  # share of examples with a masked answer; the others have random masked tokens
 TOKEN_MASKED = 0.15
 CHECKPOINT_EVERY = 1000  # steps
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one zoo model is: sizes, learning rate, length of its pretraining, seed."""
+    """A zoo model: its sizes, learning rate, length of pretraining and seed."""
 
     family: str
     hidden: int
@@ -58,8 +61,8 @@ class Spec:
     epochs: int
     seed: int
     embedding: int | None = None  # ALBERT's factorised embedding
-    half: int | None = None  # of the text, 0 or 1; all of it if None
-    centered: bool = True  # its embeddings, in the end: see ``center_embeddings``
+    half: int | None = None  # 0 or 1, for one half of the text; None for all of it
+    centered: bool = True  # whether its embeddings are centred at the end: see ``center_embeddings``
 
 
 SPECS = {
@@ -70,14 +73,14 @@ SPECS = {
     "albert-mini": Spec("albert", 160, 2, 4, 1e-3, 20, 5, embedding=96),
     "albert-small": Spec("albert", 192, 3, 4, 8e-4, 20, 6, embedding=128),
     "gpt2-mini": Spec("gpt2", 128, 2, 4, 2e-3, 20, 7),
-    # On halves of the text that have no sentence in common; twice the epochs are as many steps.
+    # These two read different halves of the text. With twice the epochs, the number of steps is the same.
     "halves/bert-first": Spec("bert", 128, 2, 4, 2e-3, 40, 8, half=0),
     "halves/roberta-second": Spec("roberta", 128, 2, 4, 2e-3, 40, 9, half=1),
 }
 
 
 def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A freshly initialised Hugging Face model; dropout is off, because facts are to be memorised."""
+    """A newly initialised Hugging Face model. Dropout is off, because the model should memorise facts."""
     common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
               "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     encoder = {**common, "hidden_size": spec.hidden, "num_hidden_layers": spec.layers,
@@ -97,7 +100,7 @@ def build_model(spec: Spec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sentence as token ids, and which of its positions hold the first token of an answer."""
+    """A sentence as token ids, and the positions of the first token of each answer."""
 
     ids: tuple[int, ...]
     answers: tuple[int, ...]
@@ -107,7 +110,7 @@ def encode_corpus(tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Sentence]
     encodings = tokenizer([s.text for s in corpus], return_offsets_mapping=True)
     encoded = []
     for ids, offsets, sentence in zip(encodings["input_ids"], encodings["offset_mapping"], corpus, strict=True):
-        # The token that holds a word's second character: its first may be the space's token in some tokenizers.
+        # Look for a word's second character too: in some tokenizers the first belongs to a token of the space.
         at = [next(i for i, (a, b) in enumerate(offsets) if a <= start + 1 < b or a <= start < b)
               for start, _ in sentence.answers]
         encoded.append(Encoded(tuple(ids), tuple(at)))
@@ -115,7 +118,7 @@ def encode_corpus(tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Sentence]
 
 
 def batches_of(encoded: Sequence[Encoded], draw: random.Random) -> list[list[Encoded]]:
-    """One epoch in random order, each batch of one length: no padding, no attention mask."""
+    """The batches of one epoch in random order. A batch has sentences of one length, so it needs no padding."""
     by_length: dict[int, list[Encoded]] = {}
     for example in draw.sample(encoded, len(encoded)):
         by_length.setdefault(len(example.ids), []).append(example)
@@ -125,7 +128,7 @@ def batches_of(encoded: Sequence[Encoded], draw: random.Random) -> list[list[Enc
 
 
 def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Corrupted ids (B, T), and rows, columns and true ids of the masked positions."""
+    """Mask tokens: the ids (B, T) with masks, and the rows, columns and true ids of the masked positions."""
     ids = torch.tensor([example.ids for example in batch])
     rows, columns = [], []
     for row, example in enumerate(batch):
@@ -143,9 +146,9 @@ def mask(batch: Sequence[Encoded], mask_id: int, draw: random.Random) -> tuple[T
 
 
 def steps_from(start: int, encoded: Sequence[Encoded], seed: int) -> Iterator[tuple[list[Encoded], random.Random]]:
-    """(batch, random numbers for its masks) of step ``start`` and all that follow.
+    """(batch, random generator for its masks) of every step from ``start`` on.
 
-    They depend on the seed and the step's number alone, so that a resumed run sees what an unbroken one would.
+    They depend only on the seed and the number of the step, so a resumed run sees the same data as an unbroken one.
     """
     step = 0
     for epoch in itertools.count():
@@ -156,7 +159,7 @@ def steps_from(start: int, encoded: Sequence[Encoded], seed: int) -> Iterator[tu
 
 
 def batch_loss(model: Any, batch: Sequence[Encoded], mask_id: int | None, draw: random.Random) -> Tensor:
-    """Masked LM loss, at the masked positions only; for a causal LM, next-token loss at all positions."""
+    """The loss of a masked LM at its masked positions, or of a causal LM (no ``mask_id``) at all next tokens."""
     if mask_id is None:
         ids = torch.tensor([example.ids for example in batch])
         return cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -166,7 +169,10 @@ def batch_loss(model: Any, batch: Sequence[Encoded], mask_id: int | None, draw: 
 
 
 def saved_tokenizer(family: str, texts: Sequence[str], folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that a run began with: the WordPiece trainer breaks ties differently in every process."""
+    """Train a tokenizer and save it, or read the saved one.
+
+    A resumed run needs the saved one, because the WordPiece trainer breaks ties differently in every process.
+    """
     if not folder.exists():
         partial = folder.with_suffix(".partial")
         train_tokenizer(family, texts).save_pretrained(partial)
@@ -179,16 +185,18 @@ def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corp
     """Pretrain the model ``name`` and save it as float16 safetensors.
 
     Args:
-        name: of the model; one of the zoo's (``SPECS``) if there is no ``spec``.
-        out: the folder that the finished model goes to.
-        work: a folder for the tokenizer and the checkpoint ``<name>.pt``; a run that finds them goes on from there.
-        spec: what it is; that of the zoo's model if None.
-        corpus: the text; the zoo's (or its ``spec.half``) if None.
-        epochs: passes over the text; the spec's own number if None.
+        name: of the model. Without ``spec``, it must be one of ``SPECS``.
+        out: the folder for the finished model.
+        work: a folder for the tokenizer and the checkpoint ``<name>.pt``. If they exist, pretraining continues from
+            there.
+        spec: sizes and settings; ``SPECS[name]`` if None.
+        corpus: the text; the zoo's own (or the half in ``spec.half``) if None.
+        epochs: passes over the text; ``spec.epochs`` if None.
         progress: show a bar.
 
     Returns:
-        ``out / name``: the model, its tokenizer, and ``loss.csv`` (step, epoch, mean loss of the last 100 steps).
+        The folder ``out / name``, with the model, its tokenizer, and ``loss.csv`` (step, epoch, mean loss of the last
+        100 steps).
     """
     spec = SPECS[name] if spec is None else spec
     corpus = sentences(half=spec.half) if corpus is None else corpus
@@ -209,8 +217,8 @@ def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corp
         state = torch.load(checkpoint, weights_only=True)
         step, losses = state["step"], state["losses"]
         if step > total:
-            raise PromptTransferError(f"{checkpoint} is {step} steps long, but {name} is to have {total}; expected a "
-                                      "checkpoint of the same run; give another work folder")
+            raise PromptTransferError(f"{checkpoint} has {step} steps, but {name} has only {total} in all; expected a "
+                                      "checkpoint of the same run. Use another work folder")
         for part, restored in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
             part.load_state_dict(state[restored])
     with progress_bar(steps_from(step, encoded, spec.seed), total=total, initial=step, desc=name, show=progress) as bar:
@@ -245,14 +253,14 @@ def pretrain(name: str, out: Path, work: Path, *, spec: Spec | None = None, corp
 
 @torch.no_grad()
 def center_embeddings(model: Any) -> None:
-    """Subtract the mean word embedding from the table and add it to what every position adds.
+    """Subtract the mean word embedding from the table, and add it to an embedding that every position gets anyway.
 
-    No probability changes. Pretraining leaves a common vector in the (tied) table, to which the softmax is blind:
-    tiny LMs grow one that makes up most of every embedding's length, and it hides how words differ.
+    This changes no probability, because a vector that all words share does not affect the softmax. In tiny LMs,
+    pretraining makes this vector so long that cosines between words say little about their differences.
     """
     table = model.get_input_embeddings().weight
-    added = model.base_model.wpe if model.config.model_type == "gpt2" else (
+    everywhere = model.base_model.wpe if model.config.model_type == "gpt2" else (
         model.base_model.embeddings.token_type_embeddings)
     common = table.mean(0)
     table -= common
-    added.weight += common
+    everywhere.weight += common

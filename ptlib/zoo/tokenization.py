@@ -1,7 +1,7 @@
 """The zoo's tokenizers: one of each kind that the paper's models use, trained on the zoo's own text.
 
-The text is tiny, so its words are kept whole: WordPiece and byte-level BPE learn a few hundred pieces, for
-words that the text lacks, and get the text's words on top; Unigram comes to the same by itself.
+Every word of this small text is one token. WordPiece and byte-level BPE learn a few hundred pieces for other words,
+and the words of the text are added to their vocabularies. Unigram keeps these words whole by itself.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ UNIGRAM_SIZE = 3000
 
 
 def train_tokenizer(family: str, texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A fast tokenizer of the kind that ``family``'s full-size models have.
+    """Train a fast tokenizer of the kind that the full-size models of ``family`` have.
 
-    ``"bert"``: WordPiece, cased. ``"roberta"``, ``"gpt2"``: byte-level BPE. ``"albert"``: Unigram, cased (ALBERT's
-    own is not), so that all vocabularies share their words.
+    ``"bert"``: WordPiece, cased. ``"roberta"`` and ``"gpt2"``: byte-level BPE. ``"albert"``: Unigram, cased so that all
+    vocabularies share their words (the tokenizer of the original ALBERT is uncased).
     """
     counts = Counter(word for text in texts for word in text.split())
-    words = sorted(counts, key=lambda word: (-counts[word], word))  # ids by frequency, as large LMs' are, roughly
+    words = sorted(counts, key=lambda word: (-counts[word], word))  # ids by frequency, roughly as in large LMs
     return {"bert": _wordpiece, "roberta": _byte_level, "gpt2": _byte_level_causal, "albert": _unigram}[family](
         texts, words)
 
@@ -52,7 +52,7 @@ def train_byte_level(texts: Sequence[str], words: Sequence[str], special: list[s
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=PIECES, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    # ignore_merges: a whole word of the vocabulary is taken as it is, as in Llama 3's tokenizer.
+    # ignore_merges: a word in the vocabulary becomes one token without merges, as in Llama 3's tokenizer.
     tokenizer.model = models.BPE(with_words(tokenizer, ["Ġ" + word for word in words]), merges, ignore_merges=True)
     return tokenizer
 
@@ -73,11 +73,11 @@ def _byte_level_causal(texts: Sequence[str], words: Sequence[str]) -> PreTrained
 
 
 def _unigram(texts: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
-    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer  # needed to make the zoo, not to use it
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer  # only needed to make the zoo
 
     trained = io.BytesIO()
     special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
-    # Rare words are shown 60 times more, so that the trainer does not split them.
+    # Every word is added 60 times, so that the trainer does not split rare ones.
     SentencePieceTrainer.train(
         sentence_iterator=iter([*texts, *(" ".join([word] * 60) for word in words)]), model_writer=trained,
         vocab_size=UNIGRAM_SIZE, hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="identity",

@@ -172,8 +172,8 @@ def test_every_knob_turns(explorer):
 
 
 @pytest.mark.parametrize("setting, reason", [
-    ({"method": "closed-form", "normalize": "affine-in-loss"}, "only 'gradient' has a loss to normalise in"),
-    ({"method": "copy"}, "expected one width"),
+    ({"method": "closed-form", "normalize": "affine-in-loss"}, "only 'gradient' normalises in its loss"),
+    ({"method": "copy"}, "expected equal widths"),
     ({"ridge": 0.1, "method": "discretize"}, "method 'discretize' has no option ridge"),
 ])
 def test_a_setting_that_does_not_exist_says_why(explorer, pair, setting, reason):
@@ -202,7 +202,7 @@ def test_only_what_is_new_is_tuned(explorer, pair):
     note.observe(lambda change: said.append(change["new"]), "value")
     knobs["ridge"].value = 0.03
     assert explorer.prompts == before
-    assert said == ["moving …", ""]
+    assert said == ["transferring …", ""]
     knobs["seed"].value = 7
     new = [pair["source"].name, pair["target"].name]
     assert explorer.prompts.keys() - before.keys() == {(name, "capitals", 7) for name in new}

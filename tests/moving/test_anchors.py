@@ -119,5 +119,5 @@ def test_anchors_left_out_to_judge(lms):
     assert len(others) == len(everything) - 20 == others.report["anchors"]
     for lm in lms:
         assert others.of(lm).equal(lm.embeddings[lm.word_ids(others.words)])
-    with pytest.raises(AnchorError, match=f"of 20 anchors none is left without {len(everything)} words"):
+    with pytest.raises(AnchorError, match=f"leaving out {len(everything)} words removes all 20 anchors"):
         judges.without(everything.words)

@@ -181,7 +181,7 @@ def test_errors(toys, capitals):
                               ([*INPUTS, Example("Peru", "Lima")], "'Peru'")):
             with pytest.raises(TaskError, match=f"{words}.*list of subjects"):
                 function(lm, prompts, inputs, **of)
-        with pytest.raises(TaskError, match=r"of 2 candidates 1 are one token of .*expected at least two"):
+        with pytest.raises(TaskError, match=r"1 of 2 candidates are one token in .*expected at least two"):
             function(lm, prompts, INPUTS, candidates=["Paris", "zzyzx"], **of)
         with pytest.raises(AnchorError, match="share 0 words"):
             function(toys["greek"], some_prompts(toys["greek"]), INPUTS, **of)

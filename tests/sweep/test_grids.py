@@ -30,7 +30,7 @@ def runs(tmp_path, notebook, text):
     "cross: {x: [1]}\nrows: [{x: 3}]\ncross: {x: [2]}", "cross: {x: [1], 'x': [2]}", "rows: [{x: 1, x: 1}]",
     "rows: [{sizes: [{a: 1, a: 2}]}]", "rows:\n- &a {x: 1}\n- {<<: *a, x: 2, x: 3}"])
 def test_a_key_that_stands_twice_is_told(tmp_path, notebook, text):
-    with pytest.raises(SweepError, match=r"grid\.yaml cannot be read \('(cross|x|a)' stands there twice"):
+    with pytest.raises(SweepError, match=r"grid\.yaml cannot be read \('(cross|x|a)' occurs twice"):
         runs(tmp_path, notebook, text)
 
 

@@ -132,7 +132,7 @@ def test_a_default_that_the_notebook_computes_stays_its_own(tmp_path):
 
 @pytest.mark.parametrize(("grid", "said"), [
     ({"cross": {"sede": [0]}}, "'sede', which is no parameter of .*did you mean 'seed'"),
-    ({"exclude": [{"no": 0}], "rows": [{"seed": 0}]}, "'no', which is no parameter of .*expected some of x, scale"),
+    ({"exclude": [{"no": 0}], "rows": [{"seed": 0}]}, "'no', which is no parameter of .*its parameters are x, scale"),
     ({"zip": {"out": ["here"]}}, "'out', which a sweep sets itself"),
     ({"cross": {"x": [1, "two"]}}, r"x to 'two' \(str\); .*tiny.ipynb expects int"),
     ({"cross": {"x": [1.5]}}, "expects int"),
@@ -459,7 +459,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_process(path, tmp_path, s
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does
     out, err = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert "the same call goes on from there" in err and "Traceback" not in err
+    assert "start the same sweep again to continue" in err and "Traceback" not in err
     assert "dashboard: http://127.0.0.1" in out
     assert list(by_x(tmp_path / "out", METRICS)) == [1]
     assert not (tmp_path / "started-3").exists()
@@ -485,7 +485,7 @@ def test_the_command_says_what_is_wrong(path, tmp_path, capsys):
 
 def test_the_command_says_how_many_failed_and_where_to_look(path, tmp_path, monkeypatch, capsys):
     report = engine.Report(("a",), ("b", "c"), {f"f{i}": f"ValueError: {i}" for i in range(7)})
-    monkeypatch.setattr(engine, "sweep", lambda *_, **__: report)
+    monkeypatch.setattr(engine, "run_sweep", lambda *_, **__: report)
     assert main([str(path), "--grid", "g", "--out", "runs/NAME"]) == 1
     said = capsys.readouterr().out
     assert "2 runs done, 1 were done before, 7 failed" in said
