@@ -120,12 +120,19 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
+def is_finite(value: Any) -> bool:
+    """Whether it is a number that a float can hold."""
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 COUNT = Kind("a whole number above 0", lambda v: isinstance(v, Integral) and int(v) >= 1)
 COUNT_OR_ALL = Kind("None or a whole number of at least 1", lambda v: v is None or COUNT.holds(v))
 STEPS = Kind("a whole number of at least 0", lambda v: isinstance(v, Integral) and int(v) >= 0)
-RATE = Kind("a number above 0", lambda v: isinstance(v, Real) and 0 < float(v) < math.inf)
-RIDGE = Kind("'auto' or a number of at least 0",
-             lambda v: v == "auto" or (isinstance(v, Real) and 0 <= float(v) < math.inf))
+RATE = Kind("a number above 0", lambda v: is_finite(v) and float(v) > 0)
+RIDGE = Kind("'auto' or a number of at least 0", lambda v: v == "auto" or (is_finite(v) and float(v) >= 0))
 SWITCH = Kind("True or False", lambda v: isinstance(v, bool))
 
 

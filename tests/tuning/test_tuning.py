@@ -148,7 +148,8 @@ def test_random_start_has_the_scale_of_the_embeddings(toys, capitals):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"init": "zeros"}, "'zeros'.*'random', 'manual'"), ({"init": ["zzyzx", "New Zealand"]}, "2 words, none"),
-    ({"init": []}, "0 words"), ({"epochs": 0}, "epochs=0"), ({"epochs": -2}, "epochs=-2"), ({"seed": []}, r"seed=\[\].*tune_seeds"),
+    ({"init": []}, "0 words"), ({"epochs": 0}, "epochs=0"), ({"epochs": -2}, "epochs=-2"),
+    ({"seed": []}, r"seed=\[\].*tune_seeds"),
     ({"tasks": []}, "0 tasks"), ({"parameterization": "soup"}, "'soup'.*vectors, mixture"),
     ({"parameterization": "mixture", "init": "zeros"}, "'zeros'.*'random', 'manual'"),
     ({"parameterization": "mixture", "init": ["zzyzx"]}, "1 words, none")])
