@@ -1,4 +1,8 @@
-"""Zero-shot continuous prompt transfer: move a soft prompt from one language model to another."""
+"""Zero-shot transfer of soft prompts between language models (Wu, Wu and Mou, ICLR 2024).
+
+A soft prompt is tuned on one model, then transferred to another without any training there. The usual steps
+are ``load_lm``, ``load_task``, ``tune``, ``shared_anchors``, ``transfer`` and ``evaluate``.
+"""
 
 from .errors import (
     AnchorError,

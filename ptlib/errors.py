@@ -1,11 +1,11 @@
-"""Errors: one sentence that says what was given, what was expected and the way out."""
+"""The errors that ptlib raises. Each message says what was given, what was expected and what to do about it."""
 
 __all__ = ["AnchorError", "ModelLoadError", "NotFiniteError", "PromptLoadError", "PromptMismatchError",
            "PromptTransferError", "SweepError", "TaskError", "first_line"]
 
 
 class PromptTransferError(Exception):
-    """Base of every error that ptlib raises about its inputs."""
+    """The base class of every error that ptlib raises about its inputs."""
 
 
 class ModelLoadError(PromptTransferError):
@@ -13,19 +13,19 @@ class ModelLoadError(PromptTransferError):
 
 
 class NotFiniteError(PromptTransferError):
-    """A prompt, a logit or a loss is not a finite number: whatever is made of it would be wrong."""
+    """A prompt, a logit or a loss is not finite, so that any result computed from it would be wrong."""
 
 
 class TaskError(PromptTransferError):
-    """A task cannot be loaded, or lacks what a step needs."""
+    """A task cannot be loaded, or it lacks something that a step needs."""
 
 
 class AnchorError(PromptTransferError):
-    """Models share too few words."""
+    """The models share too few words to serve as anchors."""
 
 
 class PromptMismatchError(PromptTransferError):
-    """A prompt does not belong to the language model or the template it is used with."""
+    """A prompt does not fit the language model or the template that it is used with."""
 
 
 class PromptLoadError(PromptTransferError):
@@ -33,9 +33,9 @@ class PromptLoadError(PromptTransferError):
 
 
 class SweepError(PromptTransferError):
-    """A grid does not fit its notebook, or a sweep cannot go on."""
+    """A grid does not fit its notebook, or a sweep cannot continue."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of the libraries below says, at its shortest."""
+    """The first line of another library's error message, without the full stop, to quote in an error of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, and the hashes that their content is known by."""
+"""Writing files atomically, so that a reader never sees half a file, and hashing their content."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from uuid import uuid4
 
 __all__ = ["Stamp", "content_digest", "remembered", "remove_partial", "replacing", "stamp_of", "write_text"]
 
-Stamp = tuple[str, int, int, int]  # path, size, times of change: while it stays, so does the content
-LARGE = 2**24  # bytes; what is smaller is sooner hashed than looked up
+Stamp = tuple[str, int, int, int]  # path, size and times of change; as long as these stay the same, so does the content
+LARGE = 2**24  # bytes; hashing a smaller file takes less time than looking its hash up
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to: at the end it becomes ``path`` at once; on an error it is removed.
+    """Give a temporary path to write to, then rename it to ``path`` in one step. On an error, remove it.
 
-    The name is like no other writer's, on this machine or on another that shares the folder.
+    The temporary name is unique, even among several machines that share the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{uuid4().hex[:12]}.partial{path.suffix}")
@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what writers that were killed have left there; for a folder in which nobody else is writing."""
+    """Remove the temporary files that killed processes left in ``folder``. Nobody else may be writing there."""
     for path in folder.glob(".*.partial*"):
         path.unlink()
 
@@ -48,30 +48,33 @@ def stamp_of(path: Path) -> Stamp:
     return str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def remembered(hashed: Callable[[Path], str]) -> Callable[[Path], str]:
-    """``hashed``, called once for each content: in this process, and of large files also by the next ones."""
+def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
+    """Cache ``hash_file``, so that it runs once for each file content.
+
+    The cache lasts for this process. Hashes of large files are also kept on disk for later processes.
+    """
 
     @cache
     def of_stamp(stamp: Stamp) -> str:
-        note = memory() / hashlib.sha256(repr((hashed.__name__, stamp)).encode()).hexdigest()
+        cached = cache_folder() / hashlib.sha256(repr((hash_file.__name__, stamp)).encode()).hexdigest()
         large = stamp[1] >= LARGE
-        if large and note.is_file():
-            return note.read_text(encoding="utf-8")
-        found = hashed(Path(stamp[0]))
+        if large and cached.is_file():
+            return cached.read_text(encoding="utf-8")
+        digest = hash_file(Path(stamp[0]))
         if large:
-            with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-                write_text(note, found)
-        return found
+            with suppress(OSError):  # without a writable cache, the next process only hashes the file again
+                write_text(cached, digest)
+        return digest
 
     return lambda path: of_stamp(stamp_of(path))
 
 
-def memory() -> Path:
+def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptlib" / "hashes"
 
 
 @remembered
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ class Laps:
     """A clock that starts when it is made.
 
     Attributes:
-        seconds: {step: how long it took}.
+        seconds: {step: how many seconds it took}.
     """
 
     def __init__(self) -> None:
@@ -19,6 +19,6 @@ class Laps:
         self._began = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """Note the time since the last call as that of ``step``."""
+        """Record the time since the previous call as the time of ``step``."""
         now = time.perf_counter()
         self.seconds[step], self._began = now - self._began, time.perf_counter()

@@ -1,4 +1,7 @@
-"""Lists in a notebook's parameters: text with commas, which papermill takes for a number where there is only one."""
+"""Lists in a notebook's parameters, written as text with commas: ``"1,2"``.
+
+papermill turns a text such as ``"1"`` into a number, so that a list of one number arrives as a number.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ def listed(value: str | float | Sequence[str | float], kind: type[Kind]) -> list
 
 
 def listed(value: str | float | Sequence[str | float], kind: type[Any] = str) -> list[Any]:
-    """The entries of a parameter such as ``"1,2"``; a single number or a list will do as well.
+    """The entries of a parameter such as ``"1,2"``. A single number or a list is accepted, too.
 
     Args:
-        value: what the notebook was given.
-        kind: of the entries: str, int or float.
+        value: the value that the notebook was given.
+        kind: the type of the entries: str, int or float.
 
     Raises:
         PromptTransferError: the value is something else.

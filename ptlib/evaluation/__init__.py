@@ -1,1 +1,5 @@
-"""Evaluation: which words may answer, how an LM ranks them, and tables with intervals of it."""
+"""Evaluation: how well a prompt answers.
+
+``candidates`` chooses the words that may answer, ``scores`` and ``ranking`` rank them, ``evaluations`` and ``metrics``
+give P@1 and other measures, and ``summaries`` makes tables with confidence intervals.
+"""

@@ -1,4 +1,4 @@
-"""Which words may answer, and which examples have one of them as their object."""
+"""Candidate words: the words that an LM ranks as answers, and the examples that have one of them as their object."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ __all__ = ["Candidates", "answerable", "candidates_of", "scorable"]
 
 @dataclass(frozen=True)
 class Candidates:
-    """The words that may answer, each with its tokens at the answer's place; no two are the same tokens.
+    """The candidate words of one LM, each with its tokens at the answer slot. No two words have the same tokens.
 
     Attributes:
-        words: as they were given, or as the vocabulary has them.
-        tokens: one tuple a word.
-        lm_name, place: where they are these tokens; see ``LanguageModel.tokenize_at``.
-        multi_token: whether words of several tokens are among them.
+        words: spelled as they were given, or as in the vocabulary.
+        tokens: one tuple of token ids for each word.
+        lm_name: the LM that the token ids belong to.
+        place: the text before the answer slot, which the tokens depend on; see ``LanguageModel.tokenize_at``.
+        multi_token: whether words of several tokens are allowed.
     """
 
     words: tuple[str, ...]
@@ -40,63 +41,76 @@ class Candidates:
 
     @cached_property
     def columns(self) -> dict[tuple[int, ...], int]:
-        """{tokens: their place}."""
+        """{tokens: index of the word}."""
         return {tokens: column for column, tokens in enumerate(self.tokens)}
 
     @cached_property
     def ids(self) -> Tensor:
-        """(C,) tokens, where each word is one."""
+        """(C,) the token id of each word. Only for words of one token each."""
         return torch.tensor([token for token, in self.tokens], dtype=torch.long)
 
 
 def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Example],
                   given: Iterable[str] | None = None, multi_token: bool = False) -> Candidates:
-    """The words to rank: those given, else the examples' choices, else all words or, with ``multi_token``, all objects.
+    """The words to rank.
 
-    Words that are the same tokens (*Paris* and *paris* to an uncased model) are one candidate.
+    These are the words in ``given``, if there are any; otherwise the label words of a classification task; otherwise
+    all whole words of the vocabulary or, with ``multi_token``, the objects of the examples. Words with the same tokens
+    (*Paris* and *paris* to an uncased model) are one candidate.
 
     Raises:
-        TaskError: the examples are of several tasks; a label word is not one token (with ``multi_token``: unknown), or
-            two of them are the same; no candidate is left.
+        TaskError: the examples have different label words; a label word is not one token (with ``multi_token``: is
+            unknown), or has the tokens of another one; no candidate is left.
     """
-    kinds = list(dict.fromkeys(example.choices for example in examples)) if given is None else []
-    if len(kinds) > 1:
-        raise TaskError(f"the examples have different label words ({' and '.join(map(str, kinds))}); expected the "
+    label_words = list(dict.fromkeys(example.choices for example in examples)) if given is None else []
+    if len(label_words) > 1:
+        raise TaskError(f"the examples have different label words ({' and '.join(map(str, label_words))}); give the "
                         "examples of one task, or candidates=")
-    choices = kinds[0] if kinds else None
+    choices = label_words[0] if label_words else None
     if given is None and choices is None and not multi_token:
         return all_words(lm, template.place)
     words = list(choices or sorted(set([e.object for e in examples] if given is None else given)))
-    spoken = dict(zip(words, tokens_of(lm, words, template.place, multi_token), strict=True))
+    tokens_by_word = dict(zip(words, tokens_of(lm, words, template.place, multi_token), strict=True))
     if choices:
-        check_choices(lm, spoken, multi_token)
-    found = {tokens: word for word, tokens in reversed(spoken.items()) if tokens is not None}
-    if not found:
-        raise TaskError(f"none of the {len(words)} candidates can be scored" + (f": {words[0]!r}, for one, is "
-                        f"{'unknown to' if multi_token else 'not one token of'} {lm.name} {behind(template.place)}" if
-                        words else "") + "; expected some words" + ("" if multi_token else ", or multi_token=True"))
-    return Candidates(tuple(reversed(found.values())), tuple(reversed(found)), lm.name, template.place, multi_token)
+        check_choices(lm, tokens_by_word, multi_token)
+    candidates = {tokens: word for word, tokens in reversed(tokens_by_word.items()) if tokens is not None}
+    if not candidates:
+        reason = "unknown to" if multi_token else "not one token of"
+        raise TaskError(f"none of the {len(words)} candidates can be scored"
+                        + (f": {words[0]!r}, for example, is {reason} {lm.name} {described(template.place)}"
+                           if words else "")
+                        + "; give other candidates=" + ("" if multi_token else ", or multi_token=True"))
+    return Candidates(tuple(reversed(candidates.values())), tuple(reversed(candidates)), lm.name, template.place,
+                      multi_token)
 
 
 _all_words: WeakKeyDictionary[LanguageModel, dict[str, Candidates]] = WeakKeyDictionary()
 
 
 def all_words(lm: LanguageModel, place: str) -> Candidates:
-    """The whole words of a vocabulary, found once."""
-    found = _all_words.setdefault(lm, {})
-    if place in found:
-        return found[place]
+    """All whole words of a vocabulary that are one token at a place, cached for each LM.
+
+    Raises:
+        TaskError: there are none.
+    """
+    by_place = _all_words.setdefault(lm, {})
+    if place in by_place:
+        return by_place[place]
     words = lm.words_at(place)
     if not words:
-        raise TaskError(f"no word is one token of {lm.name} {behind(place)}: its tokenizer turns none of its "
-                        f"{len(lm.tokenizer)} tokens back into itself; expected candidates=, or multi_token=True")
-    found[place] = Candidates(tuple(words), tuple((i,) for i in words.values()), lm.name, place)
-    return found[place]
+        raise TaskError(f"no word is one token of {lm.name} {described(place)}: its tokenizer turns none of its "
+                        f"{len(lm.tokenizer)} tokens back into itself; give candidates=, or multi_token=True")
+    by_place[place] = Candidates(tuple(words), tuple((i,) for i in words.values()), lm.name, place)
+    return by_place[place]
 
 
 def tokens_of(lm: LanguageModel, words: Sequence[str], place: str,
               multi_token: bool) -> list[tuple[int, ...] | None]:
-    """The tokens of each word; None where it is several of them, or not made of tokens that text can hold."""
+    """The tokens of each word.
+
+    They are None for a word that cannot be scored: without ``multi_token`` one that is not a single token, with it one
+    that contains a special token or a token that the model has no embedding for.
+    """
     if not multi_token:
         return [None if i is None else (i,) for i in lm.word_ids(words, place)]
     special = set(lm.tokenizer.all_special_ids)
@@ -104,32 +118,41 @@ def tokens_of(lm: LanguageModel, words: Sequence[str], place: str,
             for ids in lm.tokenize_at(words, place)]
 
 
-def check_choices(lm: LanguageModel, spoken: Mapping[str, tuple[int, ...] | None], multi_token: bool) -> None:
-    """Without one of its words, or with two that are one, a classification would be another than it says."""
-    if unknown := [word for word, tokens in spoken.items() if tokens is None]:
+def check_choices(lm: LanguageModel, tokens_by_word: Mapping[str, tuple[int, ...] | None], multi_token: bool) -> None:
+    """Raise TaskError if a label word cannot be scored or two have the same tokens.
+
+    Leaving such words out would change the number of classes, and with it the task.
+    """
+    if unknown := [word for word, tokens in tokens_by_word.items() if tokens is None]:
         raise TaskError(f"label word {unknown[0]!r} is " + (f"unknown to {lm.name}" if multi_token else
-                        f"not one token of {lm.name}") + "; expected label_words= that it knows"
-                        + ("" if multi_token else ", or to evaluate with multi_token=True"))
-    if len(set(spoken.values())) < len(spoken):
-        raise TaskError(f"two of the label words {', '.join(spoken)} are the same token to {lm.name}; expected "
-                        "label_words= that it tells apart")
+                        f"not one token of {lm.name}") + "; choose other label_words="
+                        + ("" if multi_token else ", or evaluate with multi_token=True"))
+    if len(set(tokens_by_word.values())) < len(tokens_by_word):
+        raise TaskError(f"two of the label words {', '.join(tokens_by_word)} are the same token to {lm.name}; choose "
+                        "label_words= with different tokens")
 
 
-def behind(place: str) -> str:
+def described(place: str) -> str:
+    """A place in a text, in words for an error message."""
     return "behind a space" if place == " " else f"behind {place!r}" if place else "at the start of a text"
 
 
 def scorable(lm: LanguageModel, examples: Sequence[Example],
              candidates: Candidates) -> tuple[list[Example], list[int], tuple[tuple[Example, str], ...]]:
-    """The examples whose object is a candidate, with its column; and the others, each with what its object is."""
+    """Separate the examples that have a candidate as their object from the others.
+
+    Returns:
+        The examples that can be scored; the index of each one's object among the candidates; and (example, reason) of
+        the others.
+    """
     kept, columns, dropped = [], [], []
-    spoken = tokens_of(lm, [example.object for example in examples], candidates.place, candidates.multi_token)
-    for example, tokens in zip(examples, spoken, strict=True):
+    object_tokens = tokens_of(lm, [example.object for example in examples], candidates.place, candidates.multi_token)
+    for example, tokens in zip(examples, object_tokens, strict=True):
         column = None if tokens is None else candidates.columns.get(tokens)
         if column is None:
-            why = (f"not one token of {lm.name} {behind(candidates.place)}" if tokens is None else
-                   f"not among the {len(candidates)} candidate words")
-            dropped.append((example, why))
+            reason = (f"not one token of {lm.name} {described(candidates.place)}" if tokens is None else
+                      f"not among the {len(candidates)} candidate words")
+            dropped.append((example, reason))
         else:
             kept.append(example)
             columns.append(column)
@@ -137,7 +160,12 @@ def scorable(lm: LanguageModel, examples: Sequence[Example],
 
 
 def answerable(words: Iterable[str], asked: Iterable[tuple[LanguageModel, str]]) -> list[str]:
-    """The words that are one token wherever a template asks for them: of every LM, behind what stands before [Y]."""
+    """The words that are one token of every LM at the answer slot of its template.
+
+    Args:
+        words: the words to choose from.
+        asked: (LM, template) pairs.
+    """
     words = list(words)
     for lm, place in dict.fromkeys((lm, Template(template).place) for lm, template in asked):
         words = [word for word, i in zip(words, lm.word_ids(words, place), strict=True) if i is not None]

@@ -1,4 +1,7 @@
-"""P@k of a prompt over a candidate vocabulary, with intervals."""
+"""Evaluating prompts: how an LM with a prompt ranks the candidate words for each example.
+
+``evaluate`` takes one prompt, ``evaluate_many`` many, and ``evaluate_majority`` is a baseline without any LM.
+"""
 
 from __future__ import annotations
 
@@ -30,30 +33,31 @@ Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927): honest near 0 and 1, where the normal one is not."""
+    """The 95 % interval of a proportion (Wilson 1927). Unlike the normal interval, it is valid near 0 and 1."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, Z * Z / n
     middle, half = (p + z2 / 2) / (1 + z2), Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
-    # The bounds meet p itself at 0 and 1, but for rounding.
+    # At 0 and 1, one bound equals p, except for rounding errors.
     return float(min(p, max(0.0, middle - half))), float(max(p, min(1.0, middle + half)))
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a prompt answered.
+    """The results of a prompt on a list of examples.
 
     Attributes:
-        examples: those that were scored.
-        answers: the best candidate for each.
-        ranks: (n,) rank of each example's object among the candidates, from 1, the last of equal ones.
-        dropped: (example, reason) of the examples that could not be scored.
-        lm_name, task: where.
-        seed: that the prompt was tuned with; None where it was not.
+        examples: the n examples that were scored.
+        answers: the candidate that was ranked first for each example.
+        ranks: (n,) the rank of each example's object among the candidates, from 1. If other candidates have the same
+            score, it is the last of the equal ranks.
+        dropped: (example, reason) for each example that could not be scored.
+        lm_name, task: the names of the LM and of the task.
+        seed: the seed that the prompt was tuned with, or None.
         num_candidates: how many words were ranked.
-        ks: the k of ``p_at_k``.
-        ties: examples whose object shares its score with another candidate.
-        filtered_ranks: (n,) ranks without the other true objects of the example's subject; None if not asked for.
+        ks: the values of k in ``p_at_k``.
+        ties: the number of examples with another candidate at their object's score.
+        filtered_ranks: (n,) ranks without the other true objects of the example's subject; None if not computed.
     """
 
     examples: tuple[Example, ...]
@@ -70,51 +74,56 @@ class Evaluation:
 
     @property
     def n(self) -> int:
+        """The number of examples that were scored."""
         return len(self.examples)
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """A row an example: subject, object, prediction, rank. Made when asked for: a sweep keeps many evaluations."""
+        """A table with one row for each example: subject, object, prediction, rank and, if computed, filtered_rank.
+
+        It is made on each access, because a sweep keeps many evaluations in memory.
+        """
         filtered = {} if self.filtered_ranks is None else {"filtered_rank": self.filtered_ranks}
         return pd.DataFrame({"subject": [e.subject for e in self.examples], "object": [e.object for e in self.examples],
                              "prediction": self.answers, "rank": self.ranks, **filtered})
 
     def score(self, metric: str = "p_at_1") -> float:
-        """One of ``METRICS``: "p_at_1", "p_at_10", "mrr", "filtered_p_at_1", "accuracy" or "macro_f1"."""
+        """The value of a metric in ``METRICS``, such as "p_at_1", "mrr" or "macro_f1"."""
         return metric_of(metric).of(self)
 
     @cached_property
     def p_at_k(self) -> dict[int, float]:
-        """{k: share of examples whose object is among the k best candidates}."""
+        """{k: share of the examples with their object among the k best candidates}."""
         return {k: float((self.ranks <= k).mean()) for k in self.ks}
 
     @cached_property
     def p_at_1(self) -> float:
+        """The share of the examples with their object ranked first."""
         return self.score("p_at_1")
 
     @property
     def accuracy(self) -> float:
-        """What P@1 is called where the candidates are the words of classes."""
+        """P@1 under the name that it has in classification, where the candidates are the label words."""
         return self.score("accuracy")
 
     @cached_property
     def filtered_p_at_1(self) -> float | None:
-        """P@1 by ``filtered_ranks``."""
+        """P@1 computed from ``filtered_ranks``; None if there are none."""
         return None if self.filtered_ranks is None else self.score("filtered_p_at_1")
 
     @cached_property
     def macro_f1(self) -> float:
-        """Mean F1 over the classes, which are the objects of the examples."""
+        """The mean F1 over the classes, which are the objects of the examples."""
         return self.score("macro_f1")
 
     @cached_property
     def mrr(self) -> float:
-        """Mean reciprocal rank."""
+        """The mean reciprocal rank of the examples' objects."""
         return self.score("mrr")
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of P@1 over the examples."""
+        """The 95 % Wilson interval of P@1 over the examples."""
         return wilson_interval(int((self.ranks == 1).sum()), self.n)
 
     def __repr__(self) -> str:
@@ -127,30 +136,32 @@ class Evaluation:
 def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, candidates: Iterable[str] | None = None,
              k: Sequence[int] = KS, multi_token: bool = False, facts: Iterable[Example] | None = None,
              progress: bool = False) -> Evaluation:
-    """Rank the candidate words at the answer slot of every example, by the rule of ``ranking.rank``.
+    """Rank the candidate words at the answer slot of every example. ``ranking.rank`` says how ties are ranked.
 
     Args:
         lm: the LM that ``prompt`` was made for.
+        prompt: the prompt to evaluate.
         examples: usually ``task.test``.
-        candidates: words to rank; by default the label words of a classification task, else all whole words of
-            the vocabulary. To compare LMs on facts, give the words that all of them share. Words that are not
-            one token of ``lm`` at the answer's place are left out, and words that are the same token are one.
-        k: for ``p_at_k``.
-        multi_token: rank candidates of several tokens too, by the mean log-probability of their tokens: each at a
-            blank of its own, or for a causal LM after those before it. By default the candidates are then the label
-            words or the objects of the examples.
-        facts: all that is known to be true, of every split: adds ``filtered_ranks``, among which the other true
-            objects of a subject do not count, as in link prediction (Bordes et al. 2013).
-        progress: show a bar.
+        candidates: the words to rank. The default is the label words of a classification task, and all whole words of
+            the vocabulary for any other task. To compare LMs on facts, give the words that all of them share. Words
+            that are not one token of ``lm`` at the answer slot are left out. Words with the same token are one
+            candidate.
+        k: the values of k in ``p_at_k``.
+        multi_token: rank candidates of several tokens, too. The score of a candidate is then the mean log-probability
+            of its tokens. A masked LM reads a candidate as one blank for each token, a causal LM one token after
+            another. The default candidates are then the label words or the objects of the examples.
+        facts: all known facts, of every split. They add ``filtered_ranks``, for which the other true objects of a
+            subject do not count as candidates, as in link prediction (Bordes et al. 2013).
+        progress: show a progress bar.
 
     Returns:
-        An Evaluation; examples whose object is no candidate are in ``dropped``, with the reason.
+        An Evaluation. Its ``dropped`` lists the examples without a candidate as their object, with the reason.
 
     Raises:
         PromptMismatchError: the prompt was made for another LM.
-        TaskError: no example can be scored; a label word is not one token (with ``multi_token``: not made of
-            tokens) of ``lm``; ``multi_token`` for a sequence-to-sequence LM.
-        NotFiniteError: logits are not finite.
+        TaskError: no example can be scored; a label word is not one token of ``lm`` (with ``multi_token``: is unknown
+            to it); ``multi_token`` was given for a sequence-to-sequence LM.
+        NotFiniteError: some logits are not finite.
     """
     prompt.check(lm)
     questions = _questions(lm, prompt.template, examples, candidates, multi_token, facts)
@@ -180,12 +191,12 @@ class Questions:
 def _questions(lm: LanguageModel, text: str, examples: Sequence[Example], given: Iterable[str] | None,
                multi_token: bool, facts: Iterable[Example] | None) -> Questions:
     if multi_token and lm.kind == "seq2seq":
-        raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; expected a masked or causal "
-                        "one, or to rank single words")
+        raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; use a masked or causal LM, or "
+                        "leave multi_token out")
     template = Template(text)
     candidates = candidates_of(lm, template, examples, given, multi_token)
-    kept, columns, others = scorable(lm, examples, candidates)
-    dropped = tuple((example, f"object {example.object!r} is {why}") for example, why in others)
+    kept, columns, not_scorable = scorable(lm, examples, candidates)
+    dropped = tuple((example, f"object {example.object!r} is {reason}") for example, reason in not_scorable)
     _check_scorable(kept, dropped)
     true = None if facts is None else _true_columns(lm, kept, list(facts), candidates)
     layouts = template.layout(lm, [example.subject for example in kept])
@@ -194,32 +205,32 @@ def _questions(lm: LanguageModel, text: str, examples: Sequence[Example], given:
 
 def _answered(lm: LanguageModel, prompt: Prompt, asked: Questions, k: Sequence[int], progress: bool) -> Evaluation:
     n, ranked = len(asked.examples), asked.candidates
-    found = {name: np.zeros(n, dtype=int) for name in ("ranks", "best", "tied", "filtered")}
+    results = {name: np.zeros(n, dtype=int) for name in ("ranks", "best", "tied", "filtered")}
     with torch.inference_mode(), progress_bar(total=n, show=progress, desc=f"evaluating on {lm.name}") as bar:
         for rows, scores in candidate_scores(lm, asked.layouts, prompt.vectors.to(lm.device), ranked.tokens):
             own = asked.columns[rows].to(lm.device)
-            found["ranks"][rows], found["best"][rows], found["tied"][rows] = (x.cpu() for x in rank(scores, own))
+            results["ranks"][rows], results["best"][rows], results["tied"][rows] = (x.cpu() for x in rank(scores, own))
             if asked.true is not None:
-                found["filtered"][rows] = rank(scores, own, asked.true[rows].to(lm.device)).ranks.cpu()
+                results["filtered"][rows] = rank(scores, own, asked.true[rows].to(lm.device)).ranks.cpu()
             bar.update(len(rows))
-    # An object's spelling may differ from that of the candidate which is its token.
-    answers = tuple(example.object if first else ranked.words[best]
-                    for example, first, best in zip(asked.examples, found["ranks"] == 1, found["best"], strict=True))
-    return Evaluation(tuple(asked.examples), answers, found["ranks"], asked.dropped, lm.name, prompt.task, len(ranked),
-                      tuple(k), int(found["tied"].sum()), None if asked.true is None else found["filtered"],
+    # A right answer has the object's spelling, which may differ from the candidate's with the same token.
+    answers = tuple(example.object if is_right else ranked.words[best]
+                    for example, is_right, best in zip(asked.examples, results["ranks"] == 1, results["best"], strict=True))
+    return Evaluation(tuple(asked.examples), answers, results["ranks"], asked.dropped, lm.name, prompt.task, len(ranked),
+                      tuple(k), int(results["tied"].sum()), None if asked.true is None else results["filtered"],
                       prompt.history.tuning_seed)
 
 
 def _check_scorable(kept: Sequence[Example], dropped: Sequence[tuple[Example, str]]) -> None:
     if not kept:
         raise TaskError(f"none of the {len(dropped)} examples can be scored" + (f": {dropped[0][1]}" if dropped else "")
-                        + "; give examples whose objects are single words of the model, other candidates=, or "
-                        "multi_token=True")
+                        + "; give other candidates=, multi_token=True, or examples with single words of the model as "
+                        "objects")
 
 
 def _true_columns(lm: LanguageModel, examples: Sequence[Example], facts: Sequence[Example],
                   candidates: Candidates) -> Tensor:
-    """(n, C) bool: the true objects of each example's subject."""
+    """(n, C) bool: which candidates are true objects of each example's subject."""
     known, columns, _ = scorable(lm, facts, candidates)
     of_subject: dict[str, list[int]] = {}
     for fact, column in zip(known, columns, strict=True):
@@ -232,20 +243,22 @@ def _true_columns(lm: LanguageModel, examples: Sequence[Example], facts: Sequenc
 
 def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
                   candidates: Iterable[str] | None = None, filtered: bool = False) -> dict[Hashable, Evaluation]:
-    """``evaluate`` of every prompt on the test examples of the task that it is for.
+    """Evaluate every prompt on the test examples of its task.
 
     Args:
-        prompts: as ``tune_many``, ``tune_seeds`` and ``transfer_many`` return them; a prompt of no task is for the one
-            that its key names.
-        tasks: all that the prompts are for.
-        candidates: as for ``evaluate``.
-        filtered: also rank without the other true objects of a subject, of all that a task holds.
+        lm: the LM that all prompts were made for.
+        prompts: {key: prompt}, as ``tune_many``, ``tune_seeds`` and ``transfer_many`` return them. If a prompt has no
+            ``task``, its key is the name of its task.
+        tasks: the tasks of all prompts.
+        candidates: the words to rank, as for ``evaluate``.
+        filtered: also compute ``filtered_ranks``, with the examples of all three splits as the known facts.
 
     Returns:
-        {key: Evaluation}, the keys of ``prompts``. Each knows its ``task`` and ``seed``.
+        {key: Evaluation} with the keys of ``prompts``. Each Evaluation has its ``task`` and ``seed``.
 
     Raises:
-        TaskError: a prompt is for another task.
+        TaskError: the task of a prompt is not among ``tasks``; also as ``evaluate``.
+        PromptMismatchError, NotFiniteError: as ``evaluate``.
     """
     words = None if candidates is None else list(candidates)
     by_name = {task.name: task for task in tasks}
@@ -265,17 +278,20 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: 
 
 
 def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Evaluation:
-    """The baseline that ranks words by how often they are the object of a train example, then by the alphabet.
+    """A baseline without any LM: the more train examples have a word as their object, the higher it ranks.
+
+    Words with equal counts rank in alphabetical order.
 
     Args:
-        candidates: words to rank; by default the task's label words.
+        task: the task with the train examples to count and the test examples to score.
+        candidates: the words to rank; by default the task's label words.
 
     Raises:
-        TaskError: no example can be scored; no candidates, and the task has no label words.
+        TaskError: no example can be scored, or there are neither candidates nor label words.
     """
     if candidates is None:
         if task.label_words is None:
-            raise TaskError(f"task {task.name!r} has no label words; expected candidates=, such as anchors.words")
+            raise TaskError(f"task {task.name!r} has no label words; give candidates=, such as anchors.words")
         candidates = task.label_words.values()
     words = set(candidates)
     kept = [example for example in task.test if example.object in words]
@@ -284,6 +300,6 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
     _check_scorable(kept, dropped)
     counts = Counter(example.object for example in task.train)
     order = sorted(words, key=lambda word: (-counts[word], word))
-    place = {word: i for i, word in enumerate(order, 1)}
-    ranks = np.array([place[example.object] for example in kept])
+    rank_of = {word: i for i, word in enumerate(order, 1)}
+    ranks = np.array([rank_of[example.object] for example in kept])
     return Evaluation(tuple(kept), (order[0],) * len(kept), ranks, dropped, "majority object", task.name, len(words))

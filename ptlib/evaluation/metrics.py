@@ -1,6 +1,6 @@
-"""Metrics: all are read off the ranks and predictions of an evaluation, so that they agree.
+"""The metrics. All are computed from the ranks and predictions of an ``Evaluation``.
 
-To add one, add a line to ``METRICS``: it is then ``ev.score(name)``, and ``metric=name`` of every summary.
+To add one, add a line to ``METRICS``. ``Evaluation.score`` and the ``metric=`` of every summary then accept its name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ __all__ = ["METRICS", "Metric", "metric_of"]
 
 
 class Metric(NamedTuple):
-    """A number that an evaluation comes to.
+    """A way to sum up an evaluation in one number.
 
     Attributes:
-        label: as tables and figures have it.
-        of: the number.
-        of_facts: (n,) numbers of which it is the mean; None where it is no mean over facts.
+        label: the metric's name in tables and figures.
+        of: gives the number for an evaluation.
+        of_facts: gives (n,) numbers, one for each fact, with this number as their mean; None if the metric is no mean
+            over facts.
     """
 
     label: str
@@ -38,13 +39,13 @@ def mean_over_facts(label: str, of_facts: Callable[[Evaluation], np.ndarray]) ->
 
 def filtered_hits(ev: Evaluation) -> np.ndarray:
     if ev.filtered_ranks is None:
-        raise PromptTransferError(f"the evaluation of {ev.task} on {ev.lm_name} has no filtered ranks; expected some: "
-                                  "evaluate(..., facts=...), or evaluate_many(..., filtered=True)")
+        raise PromptTransferError(f"the evaluation of {ev.task} on {ev.lm_name} has no filtered ranks; compute them "
+                                  "with evaluate(..., facts=...) or evaluate_many(..., filtered=True)")
     return ev.filtered_ranks == 1
 
 
 def macro_f1(ev: Evaluation) -> float:
-    """Mean F1 over the classes, which are the objects of the examples."""
+    """The mean F1 over the classes, which are the objects of the examples."""
     truth, guess = ev.predictions["object"], ev.predictions["prediction"]
     return float(np.mean([2 * ((truth == c) & (guess == c)).sum() / ((truth == c).sum() + (guess == c).sum())
                           for c in truth.unique()]))
@@ -55,16 +56,16 @@ METRICS = {
     "p_at_10": mean_over_facts("P@10", lambda ev: ev.ranks <= 10),
     "mrr": mean_over_facts("MRR", lambda ev: 1 / ev.ranks),
     "filtered_p_at_1": mean_over_facts("filtered P@1", filtered_hits),
-    "accuracy": mean_over_facts("accuracy", lambda ev: ev.ranks == 1),  # P@1 among the words of classes
+    "accuracy": mean_over_facts("accuracy", lambda ev: ev.ranks == 1),  # P@1 among label words
     "macro_f1": Metric("macro-F1", macro_f1),
 }
 
 
 def metric_of(name: str) -> Metric:
-    """The metric of this name.
+    """The metric with this name.
 
     Raises:
-        PromptTransferError: there is none.
+        PromptTransferError: there is no such metric.
     """
     if name not in METRICS:
         raise PromptTransferError(f"metric={name!r}; expected one of {', '.join(METRICS)}")

@@ -1,4 +1,4 @@
-"""The one rule for being right: an answer counts where its score is above every other candidate's."""
+"""The rule for right answers: an object is right if its score is higher than that of every other candidate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ __all__ = ["Ranked", "rank"]
 
 
 class Ranked(NamedTuple):
-    """What scores say of their targets: ranks from 1, the best candidates, and which targets share their score."""
+    """The results of ``rank``, each (B,).
+
+    Attributes:
+        ranks: the rank of each target, from 1.
+        best: the column of each row's best candidate.
+        tied: whether another candidate has the target's score.
+    """
 
     ranks: Tensor
     best: Tensor
@@ -19,13 +25,15 @@ class Ranked(NamedTuple):
 
 
 def rank(scores: Tensor, targets: Tensor, ignored: Tensor | None = None) -> Ranked:
-    """Rank each target (B,), a column, among the scores (B, C), all finite.
+    """Rank the target of each row among all candidates.
 
-    Ties never help: of equal scores the target's is the last, and the best candidate is then another one. So rank 1,
-    and only rank 1, means that the best candidate is the target.
+    Ties never help: among equal scores, the target has the last rank, and the best candidate is another one. So the
+    target is the best candidate exactly if its rank is 1.
 
     Args:
-        ignored: (B, C) bool, candidates that take no rank before the target.
+        scores: (B, C) finite scores of the candidates.
+        targets: (B,) the column of each row's target.
+        ignored: (B, C) bool, candidates to leave out of the ranking.
     """
     own = scores.gather(1, targets[:, None])
     others = scores.scatter(1, targets[:, None], -torch.inf)

@@ -1,4 +1,4 @@
-"""How well an LM likes each candidate word at the answer slot."""
+"""The scores and probabilities that an LM gives the candidate words at the answer slot."""
 
 from __future__ import annotations
 
@@ -16,20 +16,37 @@ __all__ = ["answer_distributions", "candidate_scores", "mean_answers"]
 
 
 def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int) -> Layout:
-    """A layout that asks for one token of a longer answer: ``filling`` stands at the answer slot, ``at`` is asked."""
-    here, wider = layout.answer, len(filling) - 1
+    """A layout that asks for one token of an answer of several tokens.
+
+    Args:
+        layout: the layout for an answer of one token.
+        filling: the token ids to put at the answer slot.
+        at: which token of the answer the model predicts, from 0.
+    """
+    start, extra = layout.answer, len(filling) - 1
     if lm.kind == "causal":
-        return Layout([*layout.ids, *filling], layout.slots, here + at)
-    return Layout([*layout.ids[:here], *filling, *layout.ids[here + 1:]],
-                  [slot + wider * (slot > here) for slot in layout.slots], here + at)
+        return Layout([*layout.ids, *filling], layout.slots, start + at)
+    return Layout([*layout.ids[:start], *filling, *layout.ids[start + 1:]],
+                  [slot + extra * (slot > start) for slot in layout.slots], start + at)
 
 
 def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor,
                      candidates: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
-    """(indices, scores) of batches of layouts: (B, C) mean log-probability of the tokens of each candidate.
+    """Score the candidates for every layout, batch by batch.
 
-    A causal LM reads a candidate's tokens one after another; a masked one sees a blank for each of them. So one
-    forward serves all candidates that begin alike, or are of one length. Of single tokens, the logits will do.
+    A causal LM reads the tokens of a candidate one after another, so one forward pass serves all candidates with the
+    same first tokens. A masked LM reads one blank for each token, so one forward pass serves all candidates of the same
+    length.
+
+    Args:
+        lm: the LM.
+        layouts: one for each example.
+        vectors: (m, d) the prompt vectors.
+        candidates: the token ids of each candidate.
+
+    Yields:
+        (indices, scores): the indices of a batch's layouts, and (B, C) the mean log-probability of each candidate's
+        tokens. If all candidates are single tokens, the scores are logits, which have the same order.
     """
     if max(map(len, candidates)) == 1:
         ids = torch.tensor([token for token, in candidates], device=lm.device)
@@ -54,17 +71,24 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
 
 @torch.inference_mode()
 def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], words: Sequence[str]) -> Tensor:
-    """(n, words) float32 on the CPU: the probability of each word as the answer to each subject, with the sum 1.
+    """The probability of each word as the answer for each subject.
 
-    Every word is one token of ``lm`` at the answer's place.
+    Args:
+        words: words that are one token of ``lm`` at the answer slot.
+
+    Returns:
+        (n, words) float32 on the CPU. Each row sums to 1.
+
+    Raises:
+        PromptMismatchError: the prompt was made for another LM.
     """
     prompt.check(lm)
     template = Template(prompt.template)
     layouts, ids = template.layout(lm, subjects), cast(list[int], lm.word_ids(words, template.place))
-    found = torch.empty(len(subjects), len(words))
+    probabilities = torch.empty(len(subjects), len(words))
     for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids]):
-        found[rows] = scores.softmax(-1).cpu()
-    return found
+        probabilities[rows] = scores.softmax(-1).cpu()
+    return probabilities
 
 
 def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],

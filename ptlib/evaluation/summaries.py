@@ -1,4 +1,4 @@
-"""From evaluations to tables: both averages of P@1, and their intervals over relations and over facts."""
+"""Tables of evaluations: the relation mean and the pooled mean of a metric, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -18,35 +18,42 @@ from .metrics import metric_of
 __all__ = ["per_evaluation", "per_relation", "relation_mean", "summarize", "summarize_relations"]
 
 
-# Evaluations, in any nesting of mappings and sequences: a list, evaluate_many's dict, {label: {pair: {key: ...}}}.
+# Evaluations in any nesting of mappings and sequences, such as a list or the result of evaluate_many.
 Evaluations = Evaluation | Mapping | Sequence
 
 
 def summarize(evaluations: Evaluations, *, metric: str = "p_at_1", versus: Hashable | None = None,
               resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Both averages of a metric, with 95 % percentile-bootstrap intervals over relations and over facts.
+    """The relation mean and the pooled mean of a metric, with 95 % percentile-bootstrap intervals.
 
-    Evaluations of one relation (of several seeds, or pairs of LMs) are averaged first, and so are those of one
-    fact: the bootstrap draws relations, or facts, because results that share them are not independent.
+    Several evaluations of one relation (with several seeds, or pairs of LMs) are averaged first, because they are not
+    independent. The bootstrap then draws relations. For the pooled mean, the same is done with facts.
 
     Args:
-        evaluations: for one row, a list of them or what ``evaluate_many`` returns; for a row a label, {label: as
-            many of these as there are, in any nesting}.
-        metric: one of ``METRICS``.
-        versus: a label; adds each row's paired difference from it, over the same relations.
-        resamples, seed: of the bootstrap.
+        evaluations: a list of evaluations or the result of ``evaluate_many``, for a table with one row. For a table
+            with one row for each label: {label: evaluations}, nested as deeply as you like below the labels.
+        metric: a name in ``METRICS``.
+        versus: a label. The table then also has each row's difference from this label, paired by relation.
+        resamples, seed: the number of bootstrap samples, and their seed.
 
     Returns:
-        Columns ``relation_mean`` (each relation counts the same; often called macro), ``relation_low``,
-        ``relation_high``; ``pooled`` (each fact counts the same; micro), ``pooled_low``, ``pooled_high``, missing for a
-        metric that is no mean over facts; of evaluations with filtered ranks also the relation mean of P@1 by these,
-        ``filtered_mean``, ``filtered_low``, ``filtered_high``; with ``versus`` also ``difference`` of the relation
-        means, ``difference_low``, ``difference_high``; and ``relations``, ``facts``, ``repeats`` (evaluations of a
-        relation, on average), ``ties`` in all evaluations, ``dropped`` facts and ``candidates``.
+        A table with these columns:
+
+        - ``relation_mean``, ``relation_low``, ``relation_high``: each relation counts the same (a macro average).
+        - ``pooled``, ``pooled_low``, ``pooled_high``: each fact counts the same (a micro average). They are missing for
+          a metric that is no mean over facts.
+        - ``filtered_mean``, ``filtered_low``, ``filtered_high``: the relation mean of filtered P@1, if all evaluations
+          have filtered ranks.
+        - ``difference``, ``difference_low``, ``difference_high``: of the relation means, with ``versus``.
+        - ``relations`` and ``facts``: how many there are.
+        - ``repeats``: the mean number of evaluations for each relation.
+        - ``ties``: the number of ties in all evaluations.
+        - ``dropped``: how many facts could not be scored, for one repeat.
+        - ``candidates``: the largest number of candidate words.
 
     Raises:
-        PromptTransferError: there is no such metric, or nothing to summarize; ``versus`` is not among the labels, or
-            has other relations.
+        PromptTransferError: there is no such metric or nothing to summarize; ``versus`` is not among the labels, or it
+            was evaluated on other relations.
     """
     groups = rows_of(evaluations)
     if versus is not None and versus not in groups:
@@ -69,13 +76,13 @@ def summarize(evaluations: Evaluations, *, metric: str = "p_at_1", versus: Hasha
 
 
 def rows_of(evaluations: Evaluations) -> dict[Hashable, list[Evaluation]]:
-    """{label: its evaluations}: the outermost keys are labels, unless evaluations are directly below them."""
+    """{label: list of evaluations}. The outermost keys are labels, unless each of them has a single evaluation."""
     groups: Mapping = {"all": evaluations}
     if isinstance(evaluations, Mapping):
         single = [isinstance(value, Evaluation) for value in evaluations.values()]
         if any(single) and not all(single):
             raise PromptTransferError("some labels have one evaluation and some have several; expected {key: "
-                                      "Evaluation} for one row, or {label: [Evaluation, ...]} for a row a label")
+                                      "Evaluation} for one row, or {label: [Evaluation, ...]} for a row for each label")
         groups = groups if any(single) else evaluations
     rows = {label: list(flattened(group)) for label, group in groups.items()}
     if not rows or not all(rows.values()):
@@ -102,12 +109,12 @@ def interval_columns(name: str, scores: np.ndarray, resamples: int, seed: int) -
 
 
 def pooled_columns(group: Sequence[Evaluation], metric: str, resamples: int, seed: int) -> dict[str, float]:
-    """The mean over facts, with its interval."""
+    """The mean over facts, with its interval, and the number of facts."""
     of_facts = metric_of(metric).of_facts
     facts = fact_means(group, of_facts or (lambda evaluation: evaluation.ranks))
     if of_facts is None:
         return {"facts": len(facts)}
-    # Facts of one mean and count are alike: drawing how many of each kind there are is drawing facts.
+    # Facts with the same mean and count are interchangeable. So it is enough to draw how many there are of each kind.
     kinds, sizes = np.unique(facts[["mean", "count"]].to_numpy(), axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(facts), sizes / len(facts), size=resamples)
     low, high = np.quantile(drawn @ kinds.prod(1) / (drawn @ kinds[:, 1]), [0.025, 0.975])
@@ -116,9 +123,10 @@ def pooled_columns(group: Sequence[Evaluation], metric: str, resamples: int, see
 
 
 def paired_difference(means: Mapping[Hashable, pd.Series], label: Hashable, versus: Hashable) -> np.ndarray:
+    """(relations,) the difference between two labels in each relation."""
     if set(means[versus].index) != set(means[label].index):
-        raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations; expected "
-                                  "evaluations to pair")
+        raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations, so their "
+                                  "difference cannot be paired; evaluate both on the same ones")
     return (means[label] - means[versus][means[label].index]).to_numpy()
 
 
@@ -133,19 +141,20 @@ def counted_columns(group: Sequence[Evaluation], relations: int) -> dict[str, fl
 
 
 def relation_mean(evaluations: Evaluations, metric: str = "p_at_1") -> float:
-    """The average of ``summarize`` alone, in which each relation counts the same: to compare groups by."""
+    """The ``relation_mean`` of ``summarize`` as a number, in which each relation counts the same."""
     return float(relation_means(list(flattened(evaluations)), metric).mean())
 
 
 def per_evaluation(evaluations: Evaluations, names: Sequence[str], metric: str = "p_at_1") -> pd.DataFrame:
-    """A row an evaluation: to group by seed, or by a part of a label.
+    """A table with one row for each evaluation, to group by seed or by a part of the label.
 
     Args:
         evaluations: {label: evaluations}, nested as for ``summarize``.
-        names: of the label, or of the parts of a label that is a tuple.
+        names: the column name for the label, or one for each part of a label that is a tuple.
+        metric: a name in ``METRICS``.
 
     Returns:
-        Columns ``names``, ``relation``, ``seed`` and the metric.
+        A table with the columns ``names``, ``relation``, ``seed`` and the metric.
     """
     rows = []
     for label, group in rows_of(evaluations).items():
@@ -156,14 +165,15 @@ def per_evaluation(evaluations: Evaluations, names: Sequence[str], metric: str =
 
 
 def per_relation(evaluations: Evaluations, names: Sequence[str], metric: str = "p_at_1") -> pd.DataFrame:
-    """A row a label and relation: what a notebook records, so that a sweep can put its runs together.
+    """A table with one row for each label and relation. Notebooks record it, so that a sweep can combine its runs.
 
     Args:
-        evaluations: {label: evaluations}; those of one relation (of several seeds, or pairs of LMs) are averaged.
-        names: of the label, or of the parts of a label that is a tuple.
+        evaluations: {label: evaluations}. Evaluations of one relation (several seeds, or pairs of LMs) are averaged.
+        names: the column name for the label, or one for each part of a label that is a tuple.
+        metric: a name in ``METRICS``.
 
     Returns:
-        Columns ``names``, ``relation``, the metric, ``repeats`` (how many were averaged).
+        A table with the columns ``names``, ``relation``, the metric and ``repeats`` (how many were averaged).
     """
     rows = []
     for label, group in rows_of(evaluations).items():
@@ -175,16 +185,16 @@ def per_relation(evaluations: Evaluations, names: Sequence[str], metric: str = "
 
 
 def summarize_relations(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """``summarize``'s average over relations, of tables such as ``per_relation`` makes.
+    """The relation mean with its interval, as in ``summarize``, computed from tables such as those of ``per_relation``.
 
     Args:
-        scores: with the columns ``relation`` and ``p_at_1``. Rows of one group and relation (of several seeds, runs or
-            pairs of LMs) are averaged first.
-        by: columns that tell the groups apart; missing values are a group of their own.
+        scores: a table with the columns ``relation`` and ``p_at_1``. Rows with the same group and relation (from
+            several seeds, runs or pairs of LMs) are averaged first.
+        by: the columns to group by. Missing values form a group of their own.
 
     Returns:
-        A row a group, with ``relation_mean``, ``relation_low``, ``relation_high``, ``relations`` and ``repeats`` (rows
-        of a relation, on average).
+        A table with one row for each group, and the columns ``relation_mean``, ``relation_low``, ``relation_high``,
+        ``relations`` and ``repeats`` (the mean number of rows for each relation).
     """
     rows = {}
     for label, group in scores.groupby(list(by), sort=False, dropna=False):
@@ -203,23 +213,26 @@ def relation_interval(scores: np.ndarray, resamples: int = 2000, seed: int = 0) 
 
 @cache
 def resampled_shares(count: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, count) shares of each relation in a resample; the same for all means, so that they pair."""
+    """(resamples, count) the share of each relation in each bootstrap sample.
+
+    The samples are the same for all means over ``count`` relations.
+    """
     return np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=resamples) / count
 
 
 def relation_means(group: Sequence[Evaluation], metric: str = "p_at_1") -> pd.Series:
-    """The metric of each relation; an evaluation of no named task is a relation of its own."""
+    """The metric's mean for each relation. Each evaluation without a task name counts as a relation of its own."""
     keys = [evaluation.task or i for i, evaluation in enumerate(group)]
     return pd.Series([evaluation.score(metric) for evaluation in group]).groupby(keys, sort=False).mean()
 
 
 def fact_means(group: Sequence[Evaluation], of_facts: Callable[[Evaluation], np.ndarray]) -> pd.DataFrame:
-    """For each fact the mean of its values over the evaluations, ``mean``, and their ``count``."""
-    found: dict[Hashable, list[float]] = {}
+    """A table with the ``mean`` of each fact's values over the evaluations, and with their ``count``."""
+    values_of: dict[Hashable, list[float]] = {}
     for i, evaluation in enumerate(group):
         seen: Counter[Example] = Counter()
         for example, value in zip(evaluation.examples, of_facts(evaluation), strict=True):
             seen[example] += 1  # a fact that a task lists twice is two facts
-            found.setdefault((evaluation.task or i, example, seen[example]), []).append(value)
-    return pd.DataFrame({"mean": [np.mean(values) for values in found.values()],
-                         "count": [len(values) for values in found.values()]})
+            values_of.setdefault((evaluation.task or i, example, seen[example]), []).append(value)
+    return pd.DataFrame({"mean": [np.mean(values) for values in values_of.values()],
+                         "count": [len(values) for values in values_of.values()]})

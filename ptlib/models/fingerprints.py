@@ -1,4 +1,4 @@
-"""What a language model is known by: a hash of its whole checkpoint."""
+"""Fingerprints: a language model is identified by a hash of its configuration, all its weights and its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from ..files import Stamp, content_digest, remembered, stamp_of
 
 __all__ = ["Checkpoint", "fingerprint_of_memory", "table_fingerprint"]
 
-UNIMPORTANT = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")  # of a config: they change no answer
+# Entries of a configuration that do not change a model's answers.
+UNIMPORTANT = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
 
 
 @remembered
 def tensor_digests(path: Path) -> str:
-    """{name: SHA-256 of type, shape and content} of the tensors in a safetensors file, as JSON."""
+    """JSON of {name: SHA-256 of type, shape and content} for every tensor in a safetensors file."""
     with safe_open(str(path), "pt") as file:
         return json.dumps({name: tensor_digest(file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118
 
@@ -36,10 +37,13 @@ def tensor_digest(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files that decide a model's answers, as they were when this was made.
+    """The files that determine a model's answers, and their state when this object was created.
 
     Attributes:
-        config: None where the files of the weights hold it, as GGUF's do.
+        config: the configuration file; None if the weight files contain the configuration, as in GGUF.
+        weights: the weight files.
+        tokenizer: the tokenizer's files.
+        stamps: the size and times of change of every file at creation.
     """
 
     config: Path | None
@@ -55,38 +59,41 @@ class Checkpoint:
 
     @property
     def has_changed(self) -> bool:
+        """Whether any file has changed since this object was created."""
         return self._stamps() != self.stamps
 
     @property
     def fingerprint(self) -> str:
-        """Of configuration, all weights and tokenizer, as they lie in the files.
+        """The hash of the configuration, all weights and the tokenizer, as stored in the files.
 
-        The weights of safetensors files count one by one, so that shards are the same model as one file; those of
-        other files as the files that they are. In which type they are loaded makes no difference.
+        Tensors in safetensors files are hashed one by one, so that a sharded checkpoint has the fingerprint of the
+        same model in one file. Other weight files are hashed whole. The type that the weights are converted to on
+        loading makes no difference.
         """
         weights: dict[str, str] = {}
         for file in self.weights:
-            safe = file.suffix == ".safetensors"
-            weights |= json.loads(tensor_digests(file)) if safe else {file.name: content_digest(file)}
+            is_safetensors = file.suffix == ".safetensors"
+            weights |= json.loads(tensor_digests(file)) if is_safetensors else {file.name: content_digest(file)}
         config = {} if self.config is None else json.loads(self.config.read_text(encoding="utf-8"))
         return fingerprint(config, weights,
                            {file.name: content_digest(file) for file in self.tokenizer})
 
 
 def fingerprint(config: Mapping[str, Any], weights: Mapping[str, str], tokenizer: Mapping[str, str]) -> str:
+    """The 32 hexadecimal digits that identify a model with this configuration and these hashes."""
     kept = {name: value for name, value in config.items() if name not in UNIMPORTANT}
-    about = json.dumps([kept, weights, tokenizer], sort_keys=True, default=str)
-    return hashlib.sha256(about.encode()).hexdigest()[:32]
+    content = json.dumps([kept, weights, tokenizer], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def fingerprint_of_memory(model: PreTrainedModel, tokenizer: Any) -> str:
-    """A model that came from no file, by what it holds."""
+    """The fingerprint of a model that was not loaded from files."""
     weights = {name: tensor_digest(weight) for name, weight in model.state_dict().items()}
     return fingerprint(model.config.to_dict(), weights, {"class": type(tokenizer).__name__, **tokenizer.get_vocab()})
 
 
 def table_fingerprint(table: Tensor) -> str:
-    """What ptlib 0.1.0 knew a model by: its embedding table alone, in the type that it was loaded in."""
+    """The fingerprint of ptlib 0.1.0: a hash of the embedding table alone, in the type that it was loaded in."""
     digest = hashlib.sha256(repr(tuple(table.shape)).encode())
     digest.update(table.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

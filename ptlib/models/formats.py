@@ -1,7 +1,7 @@
 """The formats of model files: how a checkpoint's configuration, tokenizer, weights and embedding table are read.
 
-To add one, write a ``ModelFiles`` for it and name it in ``FORMATS`` by the suffix of its files. What has no suffix
-there is a folder in Hugging Face format, or a hub id.
+To add a format, write a subclass of ``ModelFiles`` and add it to ``FORMATS`` under the suffix of its files. A path
+without such a suffix is a folder in Hugging Face format or a hub id.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ __all__ = ["FORMATS", "GgufFiles", "HuggingFaceFiles", "ModelFiles", "format_of"
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                "pytorch_model.bin.index.json")  # as transformers prefers them
-EMBEDDINGS = "token_embd.weight"  # as GGUF calls the input embeddings
+                "pytorch_model.bin.index.json")  # in the order that transformers prefers
+EMBEDDINGS = "token_embd.weight"  # GGUF's name of the input embeddings
 AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
 class ModelFiles(ABC):
-    """A checkpoint: each part is read when it is asked for, whichever of them are.
+    """A checkpoint in one format. Each method reads its part of the checkpoint and nothing else.
 
-    Where something cannot be read, any exception will do: ``load_lm`` says it with ``way_out``.
+    A method may raise any exception if it cannot read its part. ``load_lm`` turns the exception into a
+    ``ModelLoadError`` that ends with ``way_out``.
 
     Args:
         path: a file, a folder, or a hub id.
-        revision: of a hub id.
+        revision: the revision of a hub model.
 
     Attributes:
-        way_out: what was expected, and what to do.
+        way_out: the end of the error message: what was expected, and what to do.
     """
 
     way_out: str
@@ -66,15 +67,15 @@ class ModelFiles(ABC):
 
     @abstractmethod
     def config(self) -> Any:
-        """transformers' configuration."""
+        """The model's configuration, as a ``transformers`` object."""
 
     @abstractmethod
     def tokenizer(self) -> Any:
-        """transformers' fast tokenizer."""
+        """The model's tokenizer, as a fast tokenizer of ``transformers``."""
 
     @abstractmethod
     def checkpoint(self, tokenizer: Any) -> Checkpoint:
-        """The files that decide the model's answers."""
+        """The files that determine the model's answers."""
 
     @abstractmethod
     def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -82,11 +83,11 @@ class ModelFiles(ABC):
 
     @abstractmethod
     def embeddings(self, config: Any, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
-        """(V, d) float32: the input embeddings alone, without reading the rest."""
+        """The input embeddings, (V, d) float32. No other weights are read."""
 
 
 class HuggingFaceFiles(ModelFiles):
-    """A folder with config.json, model.safetensors and tokenizer.json, or a model of the hub."""
+    """A folder with config.json, model.safetensors and tokenizer.json, or a model on the Hugging Face hub."""
 
     way_out = "expected a folder with a readable config.json, model.safetensors and tokenizer.json"
 
@@ -95,11 +96,11 @@ class HuggingFaceFiles(ModelFiles):
         is_here = Path(path).is_dir()
         self.offline = not is_here and not hub_answers()
         if self.offline:
-            self.way_out = ("it is no folder here, the hub cannot be reached (offline), and no copy of it was kept "
-                            "from before; download it elsewhere and give the folder")
+            self.way_out = ("there is no such folder, the hub cannot be reached (offline), and there is no earlier "
+                            "download; download the model on another machine and give its folder")
         elif not is_here:
-            self.way_out = ("it is no folder here, and the hub does not give it: no such model, or a gated one (ask "
-                            "for access, then `hf auth login`)")
+            self.way_out = ("there is no such folder, and the hub does not provide it: the model does not exist, or "
+                            "it is gated (ask for access, then run `hf auth login`)")
 
     def config(self) -> Any:
         if self.offline:
@@ -109,27 +110,27 @@ class HuggingFaceFiles(ModelFiles):
     def tokenizer(self) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
         try:
-            tokenizer("a")  # some nonsense in its files shows only here
+            tokenizer("a")  # some errors in its files show only when it is used
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # what panics in Rust is no Exception
+        except BaseException as error:  # a panic in the Rust code is not an Exception
             raise ValueError(f"its tokenizer cannot tokenize: {first_line(error)}") from error
         files = tokenizer.vocab_files_names.values()
-        # transformers makes an empty tokenizer up where there is none.
+        # Without any tokenizer files, transformers makes up an empty tokenizer.
         if files and not any(self.find(file) for file in ("tokenizer.json", *files)):
-            raise FileNotFoundError(f"there is no tokenizer.json, nor {' and '.join(files)}")
+            raise FileNotFoundError(f"there is no tokenizer.json and no {' and '.join(files)}")
         return tokenizer
 
     def checkpoint(self, tokenizer: Any) -> Checkpoint:
         weights = next(filter(None, map(self.find, WEIGHT_FILES)), None)
         config = self.find("config.json")
         if weights is None or config is None:
-            raise FileNotFoundError("there is no model.safetensors, nor a pytorch_model.bin")
+            raise FileNotFoundError("there is no model.safetensors and no pytorch_model.bin")
         shards = [weights]
         if weights.suffix == ".json":
             names = sorted(set(json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()))
-            found = [cached_file(self.path, name, revision=self.revision) for name in names]  # raises for want of one
-            shards = [Path(cast(str, file)).absolute() for file in found]
+            files = [cached_file(self.path, name, revision=self.revision) for name in names]  # raises if one is missing
+            shards = [Path(cast(str, file)).absolute() for file in files]
         of_tokenizer = map(self.find, sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()}))
         return Checkpoint(config, tuple(shards), tuple(filter(None, of_tokenizer)))
 
@@ -144,20 +145,21 @@ class HuggingFaceFiles(ModelFiles):
         with torch.device("meta"):
             skeleton = AUTO[kind_of(config)].from_config(config)
         layer = skeleton.get_input_embeddings()
-        # A tied table is stored once, under any of its names; a checkpoint of the bare encoder lacks the prefix.
+        # A table that is tied to the head is stored once, under either name. A bare encoder's names lack the prefix.
         names = [name for name, weight in skeleton.named_parameters(remove_duplicate=False) if weight is layer.weight]
         names += [name.partition(".")[2] for name in names]
         return table_of(layer, find_tensor(checkpoint, names), dtype)
 
     def find(self, file: str) -> Path | None:
+        """The path of one of the checkpoint's files, downloaded if necessary; None if it does not exist."""
         found = cached_file(self.path, file, revision=self.revision, _raise_exceptions_for_missing_entries=False)
-        return None if found is None else Path(found).absolute()  # the working directory may change
+        return None if found is None else Path(found).absolute()  # absolute, as the working directory may change
 
 
 class GgufFiles(ModelFiles):
-    """A GGUF file, the format of llama.cpp: weights, mostly quantized, tokenizer and configuration in one."""
+    """A GGUF file, the format of llama.cpp: one file with weights (often quantized), tokenizer and configuration."""
 
-    way_out = "expected a GGUF file of a causal LM with its tokenizer, of an architecture that transformers reads"
+    way_out = "expected a GGUF file of a causal LM with its tokenizer, of an architecture that transformers can read"
 
     def __init__(self, path: str, revision: str | None = None):
         super().__init__(path, revision)
@@ -168,12 +170,12 @@ class GgufFiles(ModelFiles):
 
     @cached_property
     def reader(self) -> Any:
-        from gguf import GGUFReader  # an extra
+        from gguf import GGUFReader  # an optional dependency
 
         return GGUFReader(self.path)
 
     def config(self) -> Any:
-        names = {tensor.name for tensor in self.reader.tensors}  # raises where the file is cut off
+        names = {tensor.name for tensor in self.reader.tensors}  # raises if the file is truncated
         if "tokenizer.ggml.tokens" not in self.reader.fields:
             raise LookupError("it has no tokenizer")
         if EMBEDDINGS not in names:
@@ -190,10 +192,10 @@ class GgufFiles(ModelFiles):
         return Checkpoint(None, (Path(self.path).absolute(),), ())
 
     def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
-        # Packed weights save memory, which these models do not need, and give no gradients to a prompt.
-        plain = GgufConfig(dequantize=True)
+        # No gradients flow through quantized weights, which tuning needs; and these models are small enough without.
+        dequantized = GgufConfig(dequantize=True)
         with without_bars(), own_bar():
-            model, info = AUTO[kind].from_pretrained(**self.read, dtype=dtype, quantization_config=plain,
+            model, info = AUTO[kind].from_pretrained(**self.read, dtype=dtype, quantization_config=dequantized,
                                                      output_loading_info=True)
         check_loaded(info, kind)
         return model
@@ -207,51 +209,53 @@ class GgufFiles(ModelFiles):
         return table_of(layer, torch.tensor(dequantize(tensor.data, tensor.tensor_type)), dtype)
 
 
-FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix, in any case: how such a file is read}
+FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix in lower case: reader of such files}
 
 
 def format_of(path: str) -> type[ModelFiles]:
+    """The class that reads a model at ``path``, by its suffix in upper or lower case."""
     return FORMATS.get(Path(path).suffix.lower(), HuggingFaceFiles)
 
 
 def check_loaded(info: Mapping[str, Any], kind: str) -> None:
+    """Raise LookupError if the checkpoint lacks some of the model's weights."""
     if info["missing_keys"]:  # transformers only warns, and fills them with random numbers
         raise LookupError(f"its weights lack {', '.join(sorted(info['missing_keys'])[:3])}: it is a bare encoder "
-                          f"or a classifier, and no {kind} language model with its head")
+                          f"or a classifier, not a {kind} language model with its head")
 
 
 def table_of(layer: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(V, d) float32: what an embedding layer without values gives for every token, once it has these."""
+    """The embedding of every token, (V, d) float32, after ``weight`` is put into an empty embedding layer."""
     layer.weight = torch.nn.Parameter(weight.to(dtype), requires_grad=False)
-    if hasattr(layer, "scalar_embed_scale"):  # Gemma's; its copy as a tensor has no value in the skeleton
+    if hasattr(layer, "scalar_embed_scale"):  # Gemma's layer scales its table; an empty layer lacks the factor's value
         layer.embed_scale = torch.tensor(layer.scalar_embed_scale)
     return input_table(layer)
 
 
 def find_tensor(checkpoint: Checkpoint, names: list[str]) -> Tensor:
-    """The tensor that has one of these names, of safetensors files, without reading the rest of them."""
+    """The first tensor that has one of these names. Only this tensor is read from the safetensors files."""
     for file in checkpoint.weights:
         if file.suffix != ".safetensors":
-            raise LookupError(f"{file.name} is a pickle, of which no part can be read, expected model.safetensors")
+            raise LookupError(f"{file.name} is a pickle, which can only be read whole; expected model.safetensors")
         with safe_open(str(file), "pt") as tensors:
-            found = next((name for name in names if name in tensors.keys()), None)  # noqa: SIM118
-            if found is not None:
-                return tensors.get_tensor(found)
-    raise LookupError(f"no tensor named {' or '.join(names)}; it may still load with embeddings_only=False")
+            present = next((name for name in names if name in tensors.keys()), None)  # noqa: SIM118
+            if present is not None:
+                return tensors.get_tensor(present)
+    raise LookupError(f"it has no tensor named {' or '.join(names)}; try embeddings_only=False")
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached, asked once: its client would try each file six times, for 20 seconds."""
+    """Whether the hub can be reached. Asking first is quicker: offline, its client tries each file for 20 seconds."""
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # offline by choice, by network or by proxy: each raises its own
+    except Exception:  # offline mode, a missing network and a proxy each raise their own kind
         return False
     return True
 
 
 @contextmanager
 def own_bar() -> Iterator[None]:
-    """Inside, transformers' bar over the tensors of a GGUF file is ptlib's, which can be silenced and goes away."""
+    """Inside this context, reading a GGUF file shows ptlib's progress bar, which ``set_progress`` can hide."""
     module: Any = modeling_gguf_pytorch_utils
     theirs = module.tqdm
     module.tqdm = lambda tensors, desc: progress_bar(tensors, desc="reading tensors")
@@ -263,7 +267,7 @@ def own_bar() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Inside, transformers shows no bar: on local files it flashes by, and stays in notebooks for ever."""
+    """Inside this context, transformers shows no progress bar: it is over in a moment, but stays in notebooks."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,4 +1,7 @@
-"""One face over masked, causal and encoder–decoder language models."""
+"""``LanguageModel``: one interface to masked, causal and encoder–decoder language models.
+
+Prompt vectors enter a model through its input embeddings. ``answer_logits`` reads its prediction at the answer slot.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,14 @@ from .fingerprints import Checkpoint, fingerprint_of_memory, table_fingerprint
 from .proof import prove
 from .vocabulary import Vocabulary
 
-MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")  # as configurations have it
+# The names under which configurations give the maximum length of an input.
+MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
 __all__ = ["LanguageModel", "kind_of", "only_positions"]
 
 
 def kind_of(config: Any) -> str:
-    """``"seq2seq"``, ``"causal"`` or ``"masked"``, as the architecture's name has it: which class to load."""
+    """``"seq2seq"``, ``"causal"`` or ``"masked"``, according to the configuration. It decides which class is loaded."""
     if config.is_encoder_decoder:
         return "seq2seq"
     architecture = (config.architectures or [""])[0]
@@ -38,23 +42,23 @@ def kind_of(config: Any) -> str:
 
 @contextmanager
 def only_positions(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Inside, ``model``'s head sees only the hidden states at (rows[i], columns[i]).
+    """Inside this context, ``model``'s head sees only the hidden states at (rows[i], columns[i]).
 
-    Its logits are then (1, N, V) instead of (B, T, V). Works for every head, because the hidden states
-    are gathered before it.
+    Its logits are then (1, N, V) instead of (B, T, V), which saves memory and time. This works for every head, because
+    the hidden states are gathered before they reach it.
     """
 
     def gather(module: Any, args: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[rows, columns].unsqueeze(0)
         return output
 
-    # Whatever the head reads: a masked LM's encoder, else the decoder.
-    below = model.base_model if kind_of(model.config) == "masked" else model.get_decoder()
-    if below is model or not isinstance(below, PreTrainedModel):  # it does not say what its decoder is
+    # The head reads the output of a masked LM's encoder, or of any other LM's decoder.
+    body = model.base_model if kind_of(model.config) == "masked" else model.get_decoder()
+    if body is model or not isinstance(body, PreTrainedModel):  # transformers does not know this model's decoder
         handle = model.get_output_embeddings().register_forward_pre_hook(
             lambda head, args: (args[0][rows, columns].unsqueeze(0),))
     else:
-        handle = below.register_forward_hook(gather)
+        handle = body.register_forward_hook(gather)
     try:
         yield
     finally:
@@ -62,33 +66,34 @@ def only_positions(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
 
 
 class LanguageModel(Vocabulary):
-    """A frozen Hugging Face LM with its tokenizer; prompts enter through its input embeddings.
+    """A frozen Hugging Face LM with its tokenizer. Prompt vectors enter through its input embeddings.
 
     Attributes:
-        name: what it was loaded as.
+        name: the name that it was loaded by.
         kind: ``"masked"``, ``"causal"`` or ``"seq2seq"``.
-        proof: what the model has shown when it was loaded, see ``models.proof``; None of embeddings alone.
-        embeddings: (V, d) float32 input embeddings, as they enter the first layer: of a factorised table (ALBERT),
-            d is its inner width; a table that the model scales (Gemma) is scaled.
-        dim: d.
-        vocab_size: V.
-        given_ids: (n,) ids that the tokenizer can give, in order: the other rows of the table were never trained.
-        fingerprint: hash of the checkpoint (configuration, all weights, tokenizer); tells which LM a prompt belongs
-            to.
+        proof: what the tests on loading showed, see ``models.proof``; None if only the embeddings were loaded.
+        embeddings: (V, d) float32, the input embeddings. If the model scales its table (Gemma), they are scaled. If it
+            projects a narrower table to its hidden width (ALBERT), d is the width of the table.
+        dim: the width d of the embeddings.
+        vocab_size: the number V of embeddings.
+        given_ids: (n,) the token ids that the tokenizer can produce, in ascending order. Other rows of the embedding
+            table were never trained.
+        fingerprint: hash of the checkpoint (configuration, all weights, tokenizer). It tells which LM a prompt
+            belongs to.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, kind: str, embeddings: Tensor | None = None,
                  checkpoint: Checkpoint | None = None):
-        """``model`` may be None where ``embeddings`` are given: enough to move prompts, not to run them.
+        """Wrap a model. With ``embeddings``, ``model`` may be None, which is enough to transfer prompts.
 
         Raises:
-            ModelLoadError: embeddings of tokens are not finite; the model fails its proof.
+            ModelLoadError: the embedding of some token is not finite, or the model fails a test of ``models.proof``.
         """
         self._model = None if model is None else model.eval().requires_grad_(False)
         self.kind, self.proof = kind, None
         given = sorted(set(tokenizer.get_vocab().values()))
         if model is not None:
-            mend_other_rows(model, given)
+            zero_broken_rows(model, given)
         self.embeddings = input_table(model.get_input_embeddings()) if embeddings is None else embeddings
         self.dim = self.embeddings.shape[1]
         super().__init__(tokenizer, name, len(self.embeddings))
@@ -98,8 +103,8 @@ class LanguageModel(Vocabulary):
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
             raise ModelLoadError(f"{name} has embeddings that are not finite for {len(broken)} of "
-                                 f"{len(self.given_ids)} tokens (such as {first!r}); expected numbers: load it "
-                                 "with dtype=torch.float32, and if that gives the same, its weights are broken")
+                                 f"{len(self.given_ids)} tokens (such as {first!r}); expected finite numbers: load it "
+                                 "with dtype=torch.float32, and if that does not help, its weights are broken")
         if model is not None:
             self.proof = prove(self, kind)
             self.kind = self.proof.kind
@@ -111,9 +116,14 @@ class LanguageModel(Vocabulary):
 
     @property
     def model(self) -> Any:
+        """The ``transformers`` model.
+
+        Raises:
+            ModelLoadError: only the embeddings were loaded.
+        """
         if self._model is None:
-            raise ModelLoadError(f"{self.name} was loaded with embeddings_only=True, which serves to move prompts; "
-                                 "load it whole to tune or evaluate them")
+            raise ModelLoadError(f"{self.name} was loaded with embeddings_only=True, which is enough only to transfer "
+                                 "prompts; load it without that to tune or evaluate them")
         return self._model
 
     @property
@@ -127,60 +137,64 @@ class LanguageModel(Vocabulary):
         try:
             found = self._checkpoint.fingerprint
         except (OSError, ValueError, SafetensorError) as error:
-            raise ModelLoadError(f"the files of {self.name} cannot be read whole ({first_line(error)}), and a model is "
-                                 "known by all of them; expected a complete checkpoint") from error
+            raise ModelLoadError(f"the files of {self.name} cannot all be read ({first_line(error)}), but the model's "
+                                 "fingerprint depends on each of them; expected a complete checkpoint") from error
         if self._checkpoint.has_changed:
             raise ModelLoadError(f"the files of {self.name} have changed since it was loaded; load it again")
         return found
 
     @cached_property
     def table_fingerprint(self) -> str:
-        """What ptlib 0.1.0 knew the model by."""
+        """The model's fingerprint in ptlib 0.1.0, to recognise prompts that were saved with it."""
         return table_fingerprint(self.embeddings)
 
     @property
     def given_embeddings(self) -> Tensor:
-        """(n, d) embeddings of ``given_ids``: those that count where the whole table is looked at."""
+        """(n, d) the embeddings of ``given_ids``. All statistics of the embedding table use only these."""
         whole = len(self.given_ids) == self.vocab_size
         return self.embeddings if whole else self.embeddings[self.given_ids]
 
     @cached_property
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation of all entries of the embedding table."""
+        """The mean and standard deviation of all entries of ``given_embeddings``."""
         return self.given_embeddings.mean().item(), self.given_embeddings.std().item()
 
     @cached_property
     def mean_length(self) -> float:
-        """Mean Euclidean length of an embedding."""
+        """The mean Euclidean norm of ``given_embeddings``."""
         return self.given_embeddings.norm(dim=-1).mean().item()
 
     @cached_property
     def blank_id(self) -> int:
-        """The token that stands at the answer slot: the mask, T5's first sentinel; a causal LM needs none."""
+        """The token at the answer slot: the mask token, or T5's first sentinel. A causal LM needs none and gets 0.
+
+        Raises:
+            ModelLoadError: the tokenizer has no mask token.
+        """
         if self.kind == "causal":
             return 0
         blank = self.tokenizer.mask_token_id
         if blank is None and self.kind == "seq2seq":
             blank = self.tokenizer.get_vocab().get("<extra_id_0>")
-        if blank is None or blank == self.tokenizer.unk_token_id:  # as which an empty mask_token is read
-            raise ModelLoadError(f"the tokenizer of {self.name} has no mask token; expected one in its "
-                                 "tokenizer_config.json, as a prompt's answer slot needs it")
+        if blank is None or blank == self.tokenizer.unk_token_id:  # an empty mask_token becomes the unknown token
+            raise ModelLoadError(f"the tokenizer of {self.name} has no mask token, which the answer slot of a prompt "
+                                 "needs; add one to its tokenizer_config.json")
         return blank
 
     @cached_property
     def max_length(self) -> int | None:
-        """The most tokens that the model reads at once; None where its positions have no end."""
+        """The maximum number of tokens in an input; None if the model has no limit."""
         limits = (getattr(self.model.config, name, None) for name in MAX_LENGTHS)
         limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
-        # RoBERTa and its like number the positions from behind the one of the padding.
+        # RoBERTa-like models start counting positions after the position that is reserved for padding.
         tables = (module for name, module in self.model.named_modules() if name.endswith("position_embeddings"))
         padding = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), -1)
         return limit and limit - padding - 1
 
     def word_logits(self, ids: Tensor) -> Tensor:
-        """(B, T, V) float32 logits at every position of texts (B, T) without padding, as the plain model has them.
+        """(B, T, V) float32 logits at every position of texts (B, T) without padding, read as words.
 
-        What a position answers is what ``answer_logits`` has for it.
+        The logits at a position are those that ``answer_logits`` returns for an answer there.
         """
         inputs = {}
         if self.kind == "seq2seq":
@@ -192,24 +206,25 @@ class LanguageModel(Vocabulary):
 
     @property
     def _writes_all(self) -> bool:
-        """Of a sequence-to-sequence LM: whether it writes the whole text again (BART), or what is missing (T5)."""
+        """Whether a sequence-to-sequence LM writes the whole text again (BART), or only the missing part (T5)."""
         return self.blank_id == self.tokenizer.mask_token_id
 
     def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor) -> Tensor:
-        """Logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
+        """The logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
 
         Args:
             ids: (B, T) token ids; those at ``slots`` are ignored.
-            mask: (B, T) attention mask.
+            mask: (B, T) attention mask, 0 for padding.
             slots: (B, m) positions of the prompt vectors.
-            vectors: (m, d) one prompt for all, or (B, m, d).
-            answers: (B,) positions whose prediction is the answer.
+            vectors: (m, d) one prompt for all rows, or (B, m, d) one for each.
+            answers: (B,) the positions at which the model predicts the answer.
 
         Returns:
             (B, V) float32.
 
         Raises:
-            NotFiniteError: logits are not finite.
+            NotFiniteError: some logits are not finite.
+            ModelLoadError: the model's head needs more than the hidden states of its last layer.
         """
         embed = self.model.get_input_embeddings()
         embeds, inputs = embed(ids), {}
@@ -222,33 +237,34 @@ class LanguageModel(Vocabulary):
             if self._writes_all:  # the answer is predicted from the text before it
                 inputs["decoder_inputs_embeds"] = torch.cat([embed(start), embeds[:, :-1]], 1)
             else:
-                # What belongs at each sentinel: the answer comes first after the first one.
+                # T5 writes each sentinel and then its text, so the answer is predicted right after the first sentinel.
                 inputs["decoder_input_ids"] = torch.cat([start, torch.full_like(start, self.blank_id)], 1)
                 answers = torch.ones_like(answers)
         with only_positions(self.model, rows, answers):
             [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()
         if len(logits) != len(ids):
-            raise ModelLoadError(f"{type(self.model).__name__} has a head that reads more than its last hidden states; "
-                                 "expected one that reads them alone")
+            raise ModelLoadError(f"the head of {type(self.model).__name__} reads more than the hidden states of the "
+                                 "last layer; expected a model with a head that reads only those")
         broken = int((~logits.isfinite()).any(1).sum())
         if broken:
             raise NotFiniteError(f"{broken} of {len(logits)} examples have logits that are not finite on {self.name} "
-                                 f"in {self.model.dtype}; expected numbers: give shorter prompt vectors, or load it "
-                                 "with dtype=torch.float32 if it is not")
+                                 f"in {self.model.dtype}; expected finite numbers: use prompt vectors of smaller norm, "
+                                 "or load the model with dtype=torch.float32")
         return logits
 
     def with_random_weights(self, seed: int = 0) -> LanguageModel:
-        """The control that knows nothing: same architecture and tokenizer, weights freshly drawn."""
+        """A control that has learnt nothing: the same architecture and tokenizer, with random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = type(self.model)(self.model.config)
         return LanguageModel(model.to(self.device), self.tokenizer, f"{self.name} (random weights)", self.kind)
 
 
-def mend_other_rows(model: Any, given: list[int]) -> None:
-    """Make rows of the embeddings and the head zero that are not finite and of no token: they reach every gradient.
+def zero_broken_rows(model: Any, given: list[int]) -> None:
+    """Set rows of the embeddings and of the head to zero if they are not finite and belong to no token.
 
-    A table is often longer than its vocabulary, and nobody looks at what was left in memory there.
+    The tables often have more rows than the vocabulary has tokens. Some checkpoints have arbitrary values in the extra
+    rows, and those that are not finite would spoil every gradient.
     """
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         for weight in [] if layer is None else layer.parameters():
@@ -258,7 +274,7 @@ def mend_other_rows(model: Any, given: list[int]) -> None:
 
 
 def input_table(module: torch.nn.Embedding) -> Tensor:
-    """(V, d) float32: what an embedding layer gives for every token."""
+    """The output of an embedding layer for every token, (V, d) float32."""
     if type(module) is torch.nn.Embedding:
         return module.weight.detach().float()
     return module(torch.arange(module.num_embeddings, device=module.weight.device)).detach().float()

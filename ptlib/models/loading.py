@@ -1,4 +1,4 @@
-"""Loading language models: from the zoo, a local folder in Hugging Face format, a GGUF file, or the hub."""
+"""Loading language models: from the zoo, a folder in Hugging Face format, a GGUF file, or the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .lm import LanguageModel, kind_of
 
 __all__ = ["list_lms", "load_lm"]
 
-UNFIT = {"reformer": "it reads text in chunks, which padding shifts, and gives no gradients but in training"}
+UNFIT = {"reformer": "it reads text in chunks, which padding shifts, and gives gradients only in training mode"}
 ZOO = Path(__file__).parents[1] / "zoo" / "models"
 
 
 def list_lms(group: str = "zoo") -> list[str]:
-    """Names of embedded models, as ``load_lm`` takes them.
+    """The names of the models that come with ptlib, for ``load_lm``.
 
     Args:
-        group: ``"zoo"``, or ``"zoo/halves"`` for those that were pretrained on disjoint halves of the zoo's text.
+        group: ``"zoo"``, or ``"zoo/halves"`` for the models that were pretrained on disjoint halves of the zoo's text.
     """
     folders = sorted((ZOO / group.removeprefix("zoo").lstrip("/")).glob("*/config.json"))
     return [f"zoo/{config.parent.relative_to(ZOO).as_posix()}" for config in folders]
@@ -29,23 +29,23 @@ def list_lms(group: str = "zoo") -> list[str]:
 
 def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = None, revision: str | None = None,
             embeddings_only: bool = False) -> LanguageModel:
-    """Load a language model once a process.
+    """Load a language model. Later calls in the same process return the same object while the files are unchanged.
 
     Args:
-        name: ``"zoo/bert-mini"``, a local folder in Hugging Face format, a GGUF file (dequantized; needs the extra
-            ``gguf``), or a hub id.
-        device: a torch device, or ``"auto"``: CUDA, MPS or CPU, the first that is there.
-        dtype: of the weights; float32 when None. Embeddings and logits are float32 anyway.
-        revision: of a hub model.
-        embeddings_only: read the tokenizer and the embedding table and nothing else, which is all that moving
-            prompts to or from the model needs; tuning and evaluation need the whole.
+        name: a zoo model such as ``"zoo/bert-mini"``, a folder in Hugging Face format, a GGUF file, or a hub id.
+        device: a torch device, or ``"auto"`` for the first available of CUDA, MPS and CPU.
+        dtype: the type of the weights; float32 if None. Embeddings and logits are always float32.
+        revision: the revision of a hub model.
+        embeddings_only: read only the tokenizer and the embedding table. That is enough to transfer prompts to or from
+            the model. Tuning and evaluation need the whole model.
 
     Raises:
-        ModelLoadError: the folder, the hub model or one of its files is missing or unreadable, or the device is.
+        ModelLoadError: the model or one of its files is missing or unreadable, the device is not available, or the
+            model fails a test of ``models.proof``.
     """
     wanted = (str(name), full_device(str(device)), dtype or torch.float32, revision, embeddings_only)
     path = find_model(str(name))
-    # A folder is what it is now, not what it was at the last call, nor what another one of the same name is.
+    # The files may have changed since the last call, and a relative path may mean another folder now.
     state = files_state(Path(path)) if Path(path).exists() else None
     key = (*wanted, str(Path(path).resolve()) if state else None)
     if key not in _loaded or _loaded[key][0] != state:
@@ -57,16 +57,17 @@ _loaded: dict[tuple, tuple[tuple[Stamp, ...] | None, LanguageModel]] = {}
 
 
 def find_model(name: str) -> str:
-    """The folder of a model, or its hub id."""
+    """The path of a model on disk, or its hub id."""
     path = str(Path(name).expanduser())
     if name.startswith("zoo/"):
         known = list_lms() + list_lms("zoo/halves")
         if name not in known:
-            raise ModelLoadError(f"the zoo has no model {name!r}; it has {', '.join(known)}")
+            raise ModelLoadError(f"the zoo has no model {name!r}; expected one of {', '.join(known)}")
         return str(ZOO / name.removeprefix("zoo/"))
     if Path(path).suffix.lower() in FORMATS:
         if not Path(path).is_file():
-            raise ModelLoadError(f"there is no file {name!r}; give the path of one, or a folder in Hugging Face format")
+            raise ModelLoadError(f"there is no file {name!r}; give the path of a file that exists, or of a folder in "
+                                 "Hugging Face format")
     elif not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
                              f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
@@ -74,18 +75,18 @@ def find_model(name: str) -> str:
 
 
 def files_state(path: Path) -> tuple[Stamp, ...]:
-    """Of a file, or of all files in a folder, what changes when they do."""
+    """The stamps of a file, or of all files in a folder. They change when the files do."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return tuple(stamp_of(file) for file in files if file.is_file())
 
 
 def full_device(device: str) -> str:
-    """``"cuda:0"`` for ``"cuda"``, and for ``"auto"`` where there is one."""
+    """The full name of a device: ``"cuda:0"`` for ``"cuda"``, and for ``"auto"`` on a machine with a GPU."""
     present = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     try:
         return str(torch.empty(0, device=present[0] if device == "auto" else device).device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, for want of a device or a driver
-        raise ModelLoadError(f"device {device!r} cannot be had here ({first_line(error)}); expected 'auto' or one of "
+    except (RuntimeError, AssertionError) as error:  # which one torch raises depends on what is missing
+        raise ModelLoadError(f"device {device!r} is not available ({first_line(error)}); expected 'auto' or one of "
                              f"{', '.join(present)}") from error
 
 
@@ -105,10 +106,10 @@ def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str
             table = files.embeddings(config, checkpoint, dtype)
             return LanguageModel(None, tokenizer, name, kind, table.to(device), checkpoint)
         model = files.model(kind, dtype)
-        model.config.use_cache = False  # of no use here, and some models write to it in place
+        model.config.use_cache = False  # nothing is generated here, and some models change the cache in place
         model = model.to(device)  # type: ignore[arg-type]  # mypy does not bind methods behind functools.wraps
         return LanguageModel(model, tokenizer, name, kind, checkpoint=checkpoint)
     except ModelLoadError:
         raise
-    except Exception as error:  # the libraries below raise a dozen kinds for one reason: it cannot be read
+    except Exception as error:  # the libraries raise a dozen kinds of error for a file that cannot be read
         raise ModelLoadError(f"cannot load {what} from {name!r} ({first_line(error)}); {way_out}") from error

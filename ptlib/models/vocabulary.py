@@ -1,4 +1,4 @@
-"""What a tokenizer makes of text, and how the tokens of its vocabulary are written."""
+"""Tokens and words: how a tokenizer splits text, which words are one token, and how each token is spelled."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..errors import ModelLoadError
 
 __all__ = ["APART", "Vocabulary", "spellings"]
 
-APART = '"'  # what no word runs together with
-TRIED = 2000  # tokens that show which reading of a vocabulary is right
+APART = '"'  # a character that tokenizers hardly ever join with a word
+TRIED = 2000  # the number of tokens on which ``spellings`` compares the readings of a vocabulary
 
 
 class Vocabulary:
     """The tokens of a model.
 
     Attributes:
-        tokenizer: its Hugging Face tokenizer.
-        name: the model's.
-        vocab_size: how many tokens it has embeddings for.
+        tokenizer: the model's Hugging Face tokenizer.
+        name: the model's name.
+        vocab_size: the number of tokens that the model has embeddings for.
     """
 
     def __init__(self, tokenizer: Any, name: str, vocab_size: int):
@@ -32,28 +32,35 @@ class Vocabulary:
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
-        """Ids that the tokenizer puts before and after a text ([CLS] and [SEP], say)."""
+        """The ids that the tokenizer puts before and after a text, such as [CLS] and [SEP].
+
+        Raises:
+            ModelLoadError: the tokenizer changes a text's own tokens when it adds these.
+        """
         bare = self.tokenize("a")
         framed = self.tokenizer("a")["input_ids"]
         start = next((i for i in range(len(framed)) if bare and framed[i:i + len(bare)] == bare), None)
         if start is None:
-            raise ModelLoadError(f"the tokenizer of {self.name} gives 'a' the ids {bare} alone and {framed} with "
-                                 "special tokens; expected to find the ones in the others: mend its tokenizer.json")
+            raise ModelLoadError(f"the tokenizer of {self.name} gives 'a' the ids {bare}, but {framed} with special "
+                                 "tokens; expected the first ids within the second: correct its tokenizer.json")
         return framed[:start], framed[start + len(bare):]
 
     @cached_property
     def control_ids(self) -> set[int]:
-        """Ids that steer a model ([MASK], </s>) and that no text may hold; the unknown token stands for text."""
+        """The ids of special tokens such as [MASK] and </s>, which no text may contain.
+
+        The unknown token is not among them, because it stands for text.
+        """
         return set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         return self.tokenize_many([text], special)[0]
 
     def tokenize_many(self, texts: Iterable[str], special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are at the start of a sentence.
+        """The token ids of texts at the start of a sentence.
 
         Args:
-            special: read "[MASK]" and the like as the tokens that they name; otherwise they are characters as any.
+            special: read "[MASK]" and the like as the special tokens; otherwise they are plain text.
         """
         texts = list(texts)
         if not texts:
@@ -62,110 +69,116 @@ class Vocabulary:
         unknown = self.tokenizer.unk_token_id
         if special or unknown is None:
             return ids
-        # Some vocabularies (Unigram) hold these tokens as pieces of text too.
+        # Some vocabularies (Unigram) also contain the special tokens as pieces of text.
         return [[unknown if i in self.control_ids else i for i in row] for row in ids]
 
     def tokenize_after(self, texts: Iterable[str], before: str = "a", special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are behind ``before``: many tokenizers put a space before what they are given.
+        """The token ids of texts that follow ``before``.
 
-        Where the two would run together into other tokens, the text stands behind a quotation mark, and where it runs
-        together with that too, alone.
+        The texts are tokenized together with ``before``, because many tokenizers put a space before a text that stands
+        alone. If a text joins with ``before`` into other tokens, a quotation mark takes the place of ``before``. If the
+        text joins with that as well, it is tokenized alone.
         """
         texts, start = list(texts), self.tokenize(before)
         whole = self.tokenize_many([before + text for text in texts], special)
-        apart = [ids[:len(start)] == start for ids in whole]
-        rest = [text for text, known in zip(texts, apart, strict=True) if not known]
-        fallback = iter(() if not rest else self.tokenize_many(rest, special) if before == APART else
-                        self.tokenize_after(rest, APART, special))
-        return [ids[len(start):] if known else next(fallback) for ids, known in zip(whole, apart, strict=True)]
+        separate = [ids[:len(start)] == start for ids in whole]
+        joined = [text for text, is_separate in zip(texts, separate, strict=True) if not is_separate]
+        fallback = iter(() if not joined else self.tokenize_many(joined, special) if before == APART else
+                        self.tokenize_after(joined, APART, special))
+        return [ids[len(start):] if is_separate else next(fallback)
+                for ids, is_separate in zip(whole, separate, strict=True)]
 
     def tokenize_at(self, texts: Iterable[str], place: str, special: bool = False) -> list[list[int]]:
-        """Token ids of texts as they are behind ``place``: "" is the start of a text, " " the space behind a word."""
+        """The token ids of texts that follow ``place``: "" is the start of a text, " " the space after a word."""
         if not place:
             return self.tokenize_many(texts, special)
         spaced = place.endswith(" ")
         return self.tokenize_after((" " * spaced + text for text in texts), "a" if spaced else place, special)
 
     def word_ids(self, words: Iterable[str], place: str = " ") -> list[int | None]:
-        """The one token that each word is at a place in a text, or None where it is several or unknown."""
+        """The id of each word's token at a place in a text (see ``tokenize_at``).
+
+        It is None for a word that is several tokens or unknown there.
+        """
         words, ids = list(words), self._ids.setdefault(place, {})
         new = [word for word in dict.fromkeys(words) if word not in ids]
         special = set(self.tokenizer.all_special_ids)
-        for word, found in zip(new, self.tokenize_at(new, place), strict=True):
-            # A tokenizer may hold tokens that the model has no embedding for.
-            known = len(found) == 1 and found[0] not in special and found[0] < self.vocab_size
-            ids[word] = found[0] if known else None
+        for word, tokens in zip(new, self.tokenize_at(new, place), strict=True):
+            # A tokenizer may have tokens for which the model has no embedding.
+            known = len(tokens) == 1 and tokens[0] not in special and tokens[0] < self.vocab_size
+            ids[word] = tokens[0] if known else None
         return [ids[word] for word in words]
 
     @property
     def words(self) -> dict[str, int]:
-        """The vocabulary's whole words and their ids, in order of id: word pieces and symbols are left out."""
+        """{word: id} of the vocabulary's whole words, in order of id, without word pieces and symbols."""
         return self.words_at(" ")
 
     def words_at(self, place: str) -> dict[str, int]:
-        """The whole words that are one token at a place in a text, with that token: behind a quotation mark, say.
+        """{word: id} of the whole words that are one token at a place in a text, such as after a quotation mark.
 
-        Pieces of words may be one token there as well. A whole word is one behind a space, too; or, in languages that
-        put none between words, a space before it is a token of its own.
+        Other places than a space may also make one token of a piece of a word. So a word counts as whole only if it is
+        one token after a space, too, or if the space becomes a token of its own, as in languages that write no spaces.
         """
         if place not in self._words:
             plausible = [(i, word) for i, word in enumerate(self._spellings)
                          if any(map(str.isalnum, word)) and not any(map(str.isspace, word))]
             ids = self.word_ids((word for _, word in plausible), place)
-            found = {word: i for (i, word), own in zip(plausible, ids, strict=True) if own == i}
+            words = {word: i for (i, word), own in zip(plausible, ids, strict=True) if own == i}
             if place != " ":
-                apart = dict(zip(found, self.tokenize_at(found, " "), strict=True))
-                found = {word: i for word, i in found.items() if word in self.words or (
-                    apart[word][-1:] == [i] and not self.tokenizer.decode(apart[word][:-1]).strip())}
-            self._words[place] = found
+                spaced = dict(zip(words, self.tokenize_at(words, " "), strict=True))
+                words = {word: i for word, i in words.items() if word in self.words or (
+                    spaced[word][-1:] == [i] and not self.tokenizer.decode(spaced[word][:-1]).strip())}
+            self._words[place] = words
         return self._words[place]
 
     @cached_property
     def _spellings(self) -> list[str]:
-        """How each token is written, by id."""
+        """The text of each token, by id."""
         return spellings(self.tokenizer, lambda words: self.word_ids(words))
 
 
 def spellings(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int | None]]) -> list[str]:
-    """The text of each token, by id, without the space before it; of several readings the one that holds.
+    """The text of each token, by id, without the space before it.
 
-    A tokenizer may lack a decoder, or have that of another one. Its tokens can be read in three ways: as it decodes
-    them; as bytes, if it is a byte-level one; or as they are, less the mark that shows where a word begins or ends. The
-    right reading is the one whose words the tokenizer turns back into the same tokens.
+    A tokenizer may lack a decoder, or have the wrong one. So its tokens are read in three ways: with its decoder; as
+    the tokens of a byte-level tokenizer; and as plain text without the mark that shows where a word begins or ends. The
+    right reading gives words that the tokenizer turns back into the same tokens.
 
     Args:
-        word_ids: what single tokens words are in the middle of a text.
+        word_ids: gives the id of each word that is one token in the middle of a text, and None for other words.
     """
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     readings = [lambda ids: tokenizer.batch_decode([[i] for i in ids]), lambda ids: [as_bytes(tokens[i]) for i in ids],
                 lambda ids: unmarked(tokenizer, [tokens[i] for i in ids])]
     sample = range(0, len(tokens), max(1, len(tokens) // TRIED))
 
-    def held(reading: Callable) -> int:
+    def recovered(reading: Callable) -> int:
+        """How many of the sampled tokens the tokenizer gives back for their words."""
         words = [word.strip() for word in reading(sample)]
-        return sum(found == i and any(map(str.isalnum, word))
-                   for i, word, found in zip(sample, words, word_ids(words), strict=True))
+        return sum(back == i and any(map(str.isalnum, word))
+                   for i, word, back in zip(sample, words, word_ids(words), strict=True))
 
     own, *others = readings
-    best = max(others, key=held)
-    # A wrong reading may hold for some tokens too; its own decoder is right unless another one is clearly better.
-    right = best if held(best) > 2 * held(own) else own
+    best = max(others, key=recovered)
+    # A wrong reading recovers some tokens, too. So the tokenizer's own decoder counts unless another is clearly better.
+    right = best if recovered(best) > 2 * recovered(own) else own
     return [word.strip() for word in right(range(len(tokens)))]
 
 
 def as_bytes(token: str | None) -> str:
-    """What a token of a byte-level vocabulary stands for (``ĠcafÃ©`` is " café")."""
+    """The text of a token of a byte-level vocabulary: " café" for ``ĠcafÃ©``."""
     return decoders.ByteLevel().decode([token or ""])
 
 
 def unmarked(tokenizer: Any, tokens: Sequence[str | None]) -> list[str]:
-    """The tokens without what this tokenizer puts before or behind a word that it keeps whole."""
-    before, behind = marks(tokenizer)
-    return [(token or "").removeprefix(before).removesuffix(behind) for token in tokens]
+    """The tokens without the marks that this tokenizer puts before or after a whole word."""
+    before, after = marks(tokenizer)
+    return [(token or "").removeprefix(before).removesuffix(after) for token in tokens]
 
 
 def marks(tokenizer: Any) -> tuple[str, str]:
-    """What stands before and behind the letter in the token of the second "a" of "a a": ("▁", ""), say."""
+    """The marks before and after the letter in the token of the second "a" of "a a", such as ("▁", "")."""
     token = (tokenizer.tokenize("a a") or ["a"])[-1]
-    before, letter, behind = token.partition("a")
-    return (before, behind) if letter else ("", "")
+    before, letter, after = token.partition("a")
+    return (before, after) if letter else ("", "")

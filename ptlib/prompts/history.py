@@ -1,7 +1,8 @@
-"""Where a prompt came from: a frozen record for each way to get one.
+"""How a prompt was made: one frozen record for each way to make a prompt.
 
-``Prompt.meta`` holds a record as plain JSON, as it is saved; ``Prompt.history`` is the record itself. Each record holds
-the ones before it, so that ``history.tuning_seed`` of a moved and refined prompt is that of its tuning.
+``Prompt.history`` is the record, and ``Prompt.meta`` is the same as plain JSON, which ``Prompt.save`` writes. A record
+contains the record of the prompt that was there before. So ``history.tuning_seed`` of a transferred and refined prompt
+is the seed that its source prompt was tuned with.
 """
 
 from __future__ import annotations
@@ -15,38 +16,42 @@ __all__ = ["Carried", "Moved", "Origin", "Other", "Record", "Refined", "Selected
 
 @dataclass(frozen=True)
 class Record:
-    """What all records have; each is a frozen dataclass."""
+    """The base class of all records, which are frozen dataclasses."""
 
     @property
     def tuning_seed(self) -> int | None:
-        """The seed that the prompt was tuned with; None where it was not, or where that is not known."""
+        """The seed that the prompt was tuned with; None if it was not tuned or the seed is unknown."""
         return None
 
     def as_json(self) -> dict[str, Any]:
-        """What ``history_of`` reads back."""
-        return {about.name: plain(getattr(self, about.name)) for about in fields(self)}
+        """The record as plain JSON, for ``history_of``."""
+        return {column.name: plain(getattr(self, column.name)) for column in fields(self)}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
-        given = {about.name: meta[about.name] for about in fields(cls) if about.name in meta}
+        """Read what ``as_json`` returned."""
+        given = {column.name: meta[column.name] for column in fields(cls) if column.name in meta}
         parts = given.get("dropped", {}).values()
         if not all(isinstance(count, int) for part in parts for count in part.values()):
-            raise TypeError("dropped examples are counted")
+            raise TypeError("the counts of dropped examples are not whole numbers")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def plain(value: Any) -> Any:
     if isinstance(value, Record):
         return value.as_json()
-    return [plain(one) for one in value] if isinstance(value, tuple) else value
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
 class Other(Record):
-    """Any other way: written by hand ("manual"), drawn ("random", "untuned"), read from PEFT ("peft"), not known.
+    """A prompt that was made in any other way, or in an unknown way.
+
+    The method may be "manual" (a template of words), "random" or "untuned" (drawn at random), or "peft" (read from a
+    PEFT checkpoint).
 
     Attributes:
-        meta: all that is noted.
+        meta: ``Prompt.meta`` as it is.
     """
 
     meta: Mapping[str, Any]
@@ -61,13 +66,14 @@ class Other(Record):
 
 @dataclass(frozen=True)
 class Tuned(Record):
-    """``tune``: the options as they were, and what it found.
+    """A prompt that ``tune`` made, with its options and its result.
 
     Attributes:
-        train, dev: how many examples counted.
-        dev_p_at_1: P@1 on the dev examples, of the state that was kept.
-        forwards, backwards: sequences that each LM has read, and gone back through.
-        dropped: {part: {what objects are: how many examples}} that did not count; {} of 0.1.0.
+        lms: the names of the LMs that it was tuned on.
+        train, dev: the number of examples that were used.
+        dev_p_at_1: P@1 on the dev examples, at the step that was kept.
+        forwards, backwards: the number of sequences in forward and in backward passes, for each LM.
+        dropped: {split: {reason: how many examples}} that could not be used. It is {} for prompts of ptlib 0.1.0.
     """
 
     parameterization: str
@@ -92,12 +98,12 @@ class Tuned(Record):
 
 @dataclass(frozen=True)
 class Origin(Record):
-    """The prompt of one source that was moved.
+    """One of the source prompts of a transfer.
 
     Attributes:
-        lm, fingerprint: the source.
-        meta: the record of the prompt there, as JSON.
-        lost_weight, lacking: of a mixture, see ``Mixture.record``; None of free vectors.
+        lm, fingerprint: the name and the fingerprint of the source LM.
+        meta: the record of the source prompt, as JSON.
+        lost_weight, lacking: for a mixture, see ``Mixture.record``; None for free vectors.
     """
 
     lm: str
@@ -116,16 +122,19 @@ class Origin(Record):
 
 @dataclass(frozen=True)
 class Moved(Record):
-    """``transfer``: how, from where, and what it says of itself.
+    """A prompt that ``transfer`` made: the method, the sources and the quality of the match.
 
     Attributes:
-        options: of the method, with what it chose.
-        anchors: how many.
-        weights: one a source.
-        target: name of the LM.
-        fit, fit_per_vector: √R² on anchors that were not used, the mean and each vector's.
-        matching_loss: 1 − cosine of the relative representations.
-        seconds: of the method, for all prompts that were moved together.
+        options: the method's options, including those that it chose itself.
+        normalize: the normalisation of the vectors.
+        anchors: how many anchors there were.
+        weights: the weight of each source.
+        target: the name of the target LM.
+        fit: √R² on anchors that were left out, the mean over the vectors.
+        fit_per_vector: the same for each vector.
+        matching_loss: 1 − the cosine of the relative representations in source and target.
+        seconds: how long the method took, for all prompts that were transferred in the same call.
+        sources: the source prompts.
     """
 
     method: str
@@ -152,15 +161,16 @@ class Moved(Record):
 
 @dataclass(frozen=True)
 class Refined(Record):
-    """``refine``: what it was taught by, what it cost, and what it started from.
+    """A prompt that ``refine`` made: how it learnt, what that cost, and the prompt that it started from.
 
     Attributes:
         method: ``"distill"`` or ``"few-shot"``.
-        sources: names of the LMs that taught.
-        train: how many inputs or examples it learnt from.
-        forwards, backwards, source_forwards: sequences through the LM and through the sources.
-        dropped: {"examples": {what objects are: how many}} that did not count; {} of 0.1.0.
-        start: the record of the prompt before, as JSON; there it is called ``"from"``.
+        sources: the names of the source LMs that it learnt from.
+        train: the number of inputs or examples that it learnt from.
+        forwards, backwards: the number of sequences in the target's forward and backward passes.
+        source_forwards: the number of sequences in the sources' forward passes.
+        start: the record of the prompt before refinement, as JSON. ``as_json`` calls it ``"from"``.
+        dropped: {"examples": {reason: how many}} that could not be used. It is {} for prompts of ptlib 0.1.0.
     """
 
     method: str
@@ -184,8 +194,7 @@ class Refined(Record):
         return self.history.tuning_seed
 
     def as_json(self) -> dict[str, Any]:
-        found = super().as_json()
-        return {"from" if name == "start" else name: value for name, value in found.items()}
+        return {"from" if name == "start" else name: value for name, value in super().as_json().items()}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
@@ -194,15 +203,15 @@ class Refined(Record):
 
 @dataclass(frozen=True)
 class Selected(Record):
-    """``select``: which prompt it took, out of how many, by what.
+    """A prompt that ``select`` chose among several.
 
     Attributes:
-        chosen: the record of the prompt that was taken.
-        by: names of the sources whose answers counted, or "the other prompts".
-        agreement: with their answers, from 0 to 1.
-        among: how many prompts there were.
-        target_forwards: inputs that the target has read for it.
-        dropped_candidates: words that are not one token of every LM.
+        chosen: the record of the chosen prompt.
+        by: what its answers were compared with: the names of the sources, or "the other prompts".
+        agreement: the agreement with those answers, from 0 to 1.
+        among: the number of prompts to choose from.
+        target_forwards: the number of sequences in the target's forward passes.
+        dropped_candidates: the number of candidate words that are not one token of every LM.
     """
 
     chosen: Record
@@ -217,8 +226,8 @@ class Selected(Record):
         return self.chosen.tuning_seed
 
     def as_json(self) -> dict[str, Any]:
-        about = super().as_json()
-        return {**about.pop("chosen"), "selected": about}
+        selected = super().as_json()
+        return {**selected.pop("chosen"), "selected": selected}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
@@ -228,10 +237,10 @@ class Selected(Record):
 
 @dataclass(frozen=True)
 class Carried(Record):
-    """``prompt.on(lm)``: the words of a mixture on another LM.
+    """A mixture that ``Prompt.on`` computed for another LM.
 
     Attributes:
-        before: the record of the prompt there.
+        before: the record of the prompt on the first LM.
         lost_weight, lacking: see ``Mixture.record``.
     """
 
@@ -244,8 +253,8 @@ class Carried(Record):
         return self.before.tuning_seed
 
     def as_json(self) -> dict[str, Any]:
-        about = super().as_json()
-        return {**about.pop("before"), **about}
+        carried = super().as_json()
+        return {**carried.pop("before"), **carried}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
@@ -254,11 +263,11 @@ class Carried(Record):
 
 
 def history_of(meta: Mapping[str, Any]) -> Record:
-    """The record that ``as_json`` has written, of this version or of 0.1.0."""
+    """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
     kinds = (("selected", Selected), ("lost_weight", Carried), ("from", Refined), ("matching_loss", Moved),
              ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)
-    except (TypeError, KeyError, IndexError, AttributeError):  # of another version: nothing is known for sure
+    except (TypeError, KeyError, IndexError, AttributeError):  # another version wrote it, so its format is unknown
         return Other(meta)

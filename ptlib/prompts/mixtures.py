@@ -1,4 +1,7 @@
-"""Prompts as mixtures of words: what can be said in words moves as words do."""
+"""Mixtures: prompt vectors that are weighted means of word embeddings.
+
+The weights mean the same in every LM that has the words, so a mixture can be computed for any of them.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,20 @@ __all__ = ["Mixture"]
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """m mixtures of words with a gain each: v_i = g_i s u_i / ‖u_i‖ with u_i = Σ_w W_iw e_w, in any LM.
+    """The words, weights and gains of m prompt vectors: v_i = g_i s u_i / ‖u_i‖ with u_i = Σ_w W_iw e_w, in any LM.
 
-    e_w are the LM's embeddings of the words and s is the mean length of its embeddings. The same words point the same
-    way more in one LM than in another, so that their sums differ in length; a gain of 1 is as long as a word is on
-    average, in every LM.
+    Here e_w is the LM's embedding of word w, and s is the mean norm of its embeddings. The norm of a weighted sum u_i
+    differs between LMs, because embeddings point in more similar directions in some LMs than in others. So u_i is
+    divided by its norm: with a gain of 1, v_i has the mean norm of an embedding in every LM.
 
     Attributes:
-        words: k of them.
-        weights: (m, k), at least 0, with rows that sum to 1.
-        gains: (m,).
+        words: the k words.
+        weights: (m, k), W: not negative, and each row sums to 1.
+        gains: (m,), g: norms as multiples of s.
+
+    Raises:
+        PromptMismatchError: the shapes do not fit together.
+        NotFiniteError: some weights or gains are not finite.
     """
 
     words: tuple[str, ...]
@@ -38,13 +45,16 @@ class Mixture:
                                       f"{tuple(self.weights.shape)} and gains of shape {tuple(self.gains.shape)}; "
                                       "expected (m, words) and (m,)")
         if not (self.weights.isfinite().all() and self.gains.isfinite().all()):
-            raise NotFiniteError("a mixture has weights or gains that are not finite; expected numbers")
+            raise NotFiniteError("a mixture has weights or gains that are not finite; expected finite numbers")
 
     def on(self, lm: LanguageModel) -> Tensor:
-        """(m, d): the vectors on ``lm``. Weight on words that it lacks goes to the others in proportion.
+        """(m, d) the prompt vectors for ``lm``.
+
+        Words that are not one token of ``lm`` are left out, and the other weights of the vector are scaled up to sum to
+        1.
 
         Raises:
-            PromptMismatchError: ``lm`` knows none of a vector's words.
+            PromptMismatchError: ``lm`` has none of the words of some vector.
         """
         ids = lm.word_ids(self.words)
         known = [w for w, i in enumerate(ids) if i is not None]
@@ -52,44 +62,52 @@ class Mixture:
         left = weights.sum(-1, keepdim=True)
         if not (left > 0).all():
             vector = int((left <= 0).flatten().nonzero()[0])
-            raise PromptMismatchError(f"vector {vector} of the mixture is made of words that {lm.name} does not have "
+            raise PromptMismatchError(f"vector {vector} of the mixture has only words that {lm.name} does not have "
                                       f"({', '.join(self.leading(vector))}); expected words that both models know: "
-                                      "tune it on several models, whose common words it then takes")
-        table = lm.embeddings[[ids[w] for w in known]]
+                                      "tune the prompt on several models, to use only the words that they share")
+        word_embeddings = lm.embeddings[[ids[w] for w in known]]
         lengths = self.gains.to(lm.device) * lm.mean_length
-        return lengths.unsqueeze(-1) * normalize(weights / left @ table, dim=-1)
+        return lengths.unsqueeze(-1) * normalize(weights / left @ word_embeddings, dim=-1)
 
     def lacking(self, lm: LanguageModel) -> dict[str, float]:
-        """{word that ``lm`` does not know: its mean weight over the vectors}, the heaviest first."""
+        """{word: mean weight over the vectors} of the words that ``lm`` does not have, by descending weight."""
         weights = self.weights.mean(0).tolist()
         unknown = [(word, weight) for word, weight, i in zip(self.words, weights, lm.word_ids(self.words), strict=True)
                    if i is None and weight > 0]
         return dict(sorted(unknown, key=lambda pair: -pair[1]))
 
     def record(self, lm: LanguageModel) -> dict:
-        """What a move to ``lm`` loses: the mean weight of all words that it does not know, and the heaviest ten."""
+        """What is lost on ``lm``, for ``Prompt.meta``.
+
+        Returns:
+            ``lost_weight``, the total mean weight of the words that ``lm`` does not have, and ``lacking``, the ten
+            heaviest of these words with their mean weights.
+        """
         lacking = self.lacking(lm)
         return {"lost_weight": sum(lacking.values()), "lacking": dict(list(lacking.items())[:10])}
 
     def leading(self, vector: int, count: int = 5) -> dict[str, float]:
-        """{word: weight} of the words that a vector leans on most, the heaviest first."""
+        """{word: weight} of the ``count`` heaviest words of a vector, by descending weight."""
         top = self.weights[vector].topk(min(count, len(self.words)))
         return {self.words[w]: weight for w, weight in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
 
     def truncated(self, count: int | None) -> Mixture:
-        """Only the ``count`` heaviest words of each vector, with weights that sum to 1 again; the gains stay.
+        """The mixture of only the ``count`` heaviest words of each vector, with weights that sum to 1 again.
 
-        None keeps all.
+        The gains stay the same. With None, all words are kept.
+
+        Raises:
+            PromptMismatchError: ``count`` is less than 1.
         """
         if count is None:
             return self
         if count < 1:
-            raise PromptMismatchError(f"a mixture of {count} words a vector; expected at least one")
+            raise PromptMismatchError(f"a mixture of {count} words for each vector; expected at least one word")
         top = self.weights.topk(min(count, len(self.words)))
         kept = torch.zeros_like(self.weights).scatter(-1, top.indices, top.values)
         return Mixture(self.words, kept / kept.sum(-1, keepdim=True), self.gains)
 
     @property
     def perplexity(self) -> Tensor:
-        """(m,) exp of each vector's entropy: over how many words it spreads, from 1 to k."""
+        """(m,) exp of the entropy of each vector's weights: the effective number of its words, from 1 to k."""
         return torch.special.entr(self.weights).sum(-1).exp()

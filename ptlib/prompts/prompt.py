@@ -1,4 +1,7 @@
-"""Prompts: the vectors that stand in a template, and where they came from."""
+"""``Prompt``: vectors in a template, made for one language model, with a record of how they were made.
+
+Prompts are saved to and loaded from safetensors files. ``manual_prompt`` and ``random_prompt`` make simple ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ __all__ = ["Prompt", "common_template", "default_template", "manual_prompt", "ra
            "salted_generator"]
 
 
-OLD_FINGERPRINT = 16  # characters
+OLD_FINGERPRINT = 16  # the length of a fingerprint of ptlib 0.1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +38,17 @@ class Prompt:
     """A prompt for one language model.
 
     Attributes:
-        vectors: (m, d) float32; m is 0 for a prompt of words alone.
-        template: with m prompt slots, such as ``"[X] [V]*5 [Y] ."``.
-        lm_name, lm_fingerprint: the LM in whose embedding space the vectors live.
-        task: name of the task that it is for, or None.
-        meta: how it was made, as plain JSON; ``history`` is the same as records.
-        mixture: the words that the vectors are made of, where they are: then other LMs understand it too (``on``).
+        vectors: (m, d) float32; m is 0 for a manual template.
+        template: the template, with m prompt slots, such as ``"[X] [V]*5 [Y] ."``.
+        lm_name, lm_fingerprint: the LM that the vectors were made for.
+        task: the name of the task that the prompt is for, or None.
+        meta: how the prompt was made, as plain JSON; ``history`` is the same as records.
+        mixture: the words and weights of the vectors, if they are mixtures. ``on`` computes such a prompt for other
+            LMs. None for free vectors.
+
+    Raises:
+        PromptMismatchError: the template does not have as many prompt slots as there are vectors.
+        NotFiniteError: some numbers of the vectors are not finite.
     """
 
     vectors: Tensor
@@ -59,7 +67,7 @@ class Prompt:
         broken = int((~self.vectors.isfinite()).sum())
         if broken:
             raise NotFiniteError(f"{broken} of the {self.vectors.numel()} numbers of a prompt for {self.lm_name} are "
-                                 "not finite; expected all to be: tune it with a lower lr=, or move it otherwise")
+                                 "not finite; tune it with a lower lr=, or transfer it with another method")
 
     def __repr__(self) -> str:
         dropped = self.history.dropped if isinstance(self.history, Tuned | Refined) else {}
@@ -69,14 +77,14 @@ class Prompt:
 
     @cached_property
     def history(self) -> Record:
-        """Where it came from."""
+        """How the prompt was made."""
         return history_of(self.meta)
 
     @property
     def unknown(self) -> str:
-        """What is not known of the model: ptlib 0.1.0 kept a shorter fingerprint, of its embedding table alone."""
+        """A note for ``repr`` if the fingerprint is that of ptlib 0.1.0, which hashes only the embedding table."""
         old = len(self.lm_fingerprint) == OLD_FINGERPRINT
-        return ", of whose model the embedding table alone is known (ptlib 0.1.0)" * old
+        return ", made with ptlib 0.1.0, which identified a model by its embedding table alone" * old
 
     def check(self, lm: LanguageModel) -> None:
         """Raise PromptMismatchError unless the prompt was made for ``lm``."""
@@ -90,120 +98,124 @@ class Prompt:
                                       f"not for {lm.name} ({known}){advice}")
 
     def on(self, lm: LanguageModel) -> Prompt:
-        """The same words with the same weights on another LM, of any width and tokenizer that knows them.
+        """The mixture with the same words and weights for another LM. Its width and tokenizer may differ.
 
-        ``meta`` says what it lost: ``lost_weight``, the mean weight of the words that ``lm`` does not know, and the
-        heaviest of them in ``lacking``.
+        ``meta`` of the result says what was lost: ``lost_weight``, the mean weight of the words that ``lm`` does not
+        have, and ``lacking``, the heaviest of these words.
 
         Raises:
-            PromptMismatchError: the prompt is no mixture of words, or all words of a vector are unknown to ``lm``.
+            PromptMismatchError: the prompt is not a mixture, or ``lm`` has none of the words of some vector.
         """
         if self.mixture is None:
             raise PromptMismatchError(f"the prompt is made of free vectors, which only {self.lm_name} understands; "
-                                      "move it with ptlib.transfer, or tune it with parameterization='mixture'")
+                                      "use ptlib.transfer, or tune a prompt with parameterization='mixture'")
         meta = Carried(self.history, **self.mixture.record(lm)).as_json()
         return Prompt(self.mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task, meta, self.mixture)
 
     def save(self, path: str | Path) -> Path:
-        """Write as safetensors with JSON metadata; a file at ``path`` is replaced at once or not at all."""
+        """Write the prompt as a safetensors file with JSON metadata. A file at ``path`` is replaced in one step."""
         path = Path(path)
-        about: dict[str, Any] = {"template": self.template, "lm_name": self.lm_name,
-                                 "lm_fingerprint": self.lm_fingerprint, "task": self.task, "meta": self.meta}
+        attributes: dict[str, Any] = {"template": self.template, "lm_name": self.lm_name,
+                                      "lm_fingerprint": self.lm_fingerprint, "task": self.task, "meta": self.meta}
         tensors = {"vectors": self.vectors.contiguous()}
         if self.mixture is not None:
-            about["words"] = self.mixture.words
+            attributes["words"] = self.mixture.words
             tensors |= {"weights": self.mixture.weights.contiguous(), "gains": self.mixture.gains.contiguous()}
         with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"ptlib": json.dumps(about)})
+            save_file(tensors, partial, metadata={"ptlib": json.dumps(attributes)})
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Raises:
-            PromptLoadError: the file is missing, corrupt, or holds no prompt.
+            PromptLoadError: the file is missing or corrupt, or it does not contain a prompt.
         """
         expected = "expected a file that Prompt.save wrote"
         if not Path(path).is_file():
             raise PromptLoadError(f"there is no file {path}; {expected}")
         try:
             with safe_open(str(path), "pt") as file:
-                about = read_about(file.metadata()["ptlib"])
-                words, mixture = about.pop("words", None), None
+                attributes = read_attributes(file.metadata()["ptlib"])
+                words, mixture = attributes.pop("words", None), None
                 if words is not None:
                     mixture = Mixture(tuple(words), file.get_tensor("weights"), file.get_tensor("gains"))
                 vectors = file.get_tensor("vectors")
                 if not vectors.is_floating_point():
                     raise ValueError(f"its vectors are {vectors.dtype}")
-                return cls(vectors.float(), **about, mixture=mixture)
+                return cls(vectors.float(), **attributes, mixture=mixture)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise PromptLoadError(f"{path} holds no readable prompt ({error}); {expected}") from error
 
 
-def read_about(text: str) -> dict[str, Any]:
-    """What ``Prompt.save`` wrote beside the vectors; a ValueError where it cannot have."""
-    kinds = {"template": str, "lm_name": str, "lm_fingerprint": str, "task": str | None, "meta": dict, "words": list}
-    about = json.loads(text)
-    if not isinstance(about, dict):
-        raise ValueError(f"its metadata is {about!r:.60}")
-    for name, value in about.items():
-        if not isinstance(value, kinds.get(name, object)):
+def read_attributes(text: str) -> dict[str, Any]:
+    """The attributes in the JSON text that ``Prompt.save`` wrote.
+
+    Raises:
+        ValueError: the text is not JSON, or some attribute has the wrong type.
+    """
+    types = {"template": str, "lm_name": str, "lm_fingerprint": str, "task": str | None, "meta": dict, "words": list}
+    attributes = json.loads(text)
+    if not isinstance(attributes, dict):
+        raise ValueError(f"its metadata is {attributes!r:.60}")
+    for name, value in attributes.items():
+        if not isinstance(value, types.get(name, object)):
             raise ValueError(f"its {name} is {value!r:.60}")
-    if not all(isinstance(word, str) for word in about.get("words", [])):
-        raise ValueError("its words are no strings")
-    return about
+    if not all(isinstance(word, str) for word in attributes.get("words", [])):
+        raise ValueError("its words are not all strings")
+    return attributes
 
 
 def default_template(num_vectors: int) -> str:
-    """OptiPrompt's layout (Zhong et al. 2021): subject, vectors, answer."""
+    """The template of OptiPrompt (Zhong et al. 2021): subject, vectors, answer."""
     return f"[X] [V]*{num_vectors} [Y] ."
 
 
 def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
-    """The task's manual template, as a prompt of words.
+    """The task's manual template as a prompt without vectors.
 
     Raises:
-        TaskError: the task has none.
+        TaskError: the task has no manual template.
     """
     if task.manual_template is None:
-        raise TaskError(f"task {task.name!r} has no manual template; name its file after a relation that a LAMA "
-                        "relations.jsonl beside it describes, or evaluate a Prompt with a template of your own")
+        raise TaskError(f"task {task.name!r} has no manual template; give template= to load_task, or put a LAMA "
+                        "relations.jsonl that describes the relation next to the task's file")
     return Prompt(torch.zeros(0, lm.dim), task.manual_template, lm.name, lm.fingerprint, task.name,
                   {"method": "manual"})
 
 
 def common_template(prompts: Iterable[Prompt]) -> str:
-    """The one template of prompts that are worked on together.
+    """The template that all prompts have.
 
     Raises:
-        PromptMismatchError: they have several, or it has no vectors.
+        PromptMismatchError: the prompts have different templates, or a template without vectors.
     """
     templates = {prompt.template: len(prompt.vectors) for prompt in prompts}
     if len(templates) > 1:
-        raise PromptMismatchError(f"the prompts have different templates ({', '.join(sorted(templates))}); expected "
-                                  "one, in a call for each template")
+        raise PromptMismatchError(f"the prompts have different templates ({', '.join(sorted(templates))}); make a "
+                                  "separate call for each template")
     [(template, count)] = templates.items()
     if not count:
-        raise PromptMismatchError(f"the template {template!r} is words alone and works on every LM as it is; "
+        raise PromptMismatchError(f"the template {template!r} has only words and works on every LM as it is; "
                                   "expected a prompt with vectors ([V])")
     return template
 
 
 def salted_generator(seed: int, salt: str) -> torch.Generator:
-    """Random numbers of one name's own, the same whatever is drawn beside it."""
+    """A generator that depends only on ``seed`` and ``salt``, so that results do not depend on other draws."""
     digest = hashlib.sha256(f"{seed}\t{salt}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """(*shape, d) normal draws with the mean and standard deviation of all entries of the embedding table."""
+    """(*shape, d) normal random numbers with the mean and standard deviation of the LM's embedding table."""
     mean, std = lm.moments
     return torch.randn(*shape, lm.dim, generator=generator) * std + mean
 
 
 def random_prompt(lm: LanguageModel, num_vectors: int = 5, seed: int = 0) -> Prompt:
-    """Random vectors on the scale of the LM's embeddings: where tuning starts, and a baseline."""
+    """A prompt of random vectors on the scale of the LM's embeddings, as a start for tuning or as a baseline."""
     vectors = random_vectors(lm, (num_vectors,), torch.Generator().manual_seed(seed))
     return Prompt(vectors, default_template(num_vectors), lm.name, lm.fingerprint, None,
                   {"method": "random", "seed": seed})

@@ -1,4 +1,7 @@
-"""Templates such as ``"[X] [V]*5 [Y] ."``: where subject, prompt vectors and answer stand in a sentence."""
+"""Templates such as ``"[X] [V]*5 [Y] ."``: the order of subject, prompt vectors, words and answer.
+
+``Template.layout`` turns a template and subjects into token ids, and ``batches`` pads them to tensors.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,14 @@ SLOT = re.compile(r"(\[X\]|\[Y\]|\[V\](?:\*\d+)?)")
 
 @dataclass(frozen=True)
 class Template:
-    """A parsed template.
+    """A template.
 
     Attributes:
-        text: as written. ``[X]`` is the subject, ``[Y]`` the answer, ``[V]`` one prompt vector, ``[V]*5`` five.
+        text: the template as written. ``[X]`` is the subject, ``[Y]`` the answer, ``[V]`` one prompt vector, and
+            ``[V]*5`` five prompt vectors.
+
+    Raises:
+        PromptMismatchError: the text does not have exactly one [X] and one [Y], or has [V]* without a count.
     """
 
     text: str
@@ -36,20 +43,21 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} has {slot} {self.text.count(slot)} times; expected "
                                           "once each of [X] and [Y], as in '[X] [V]*5 [Y] .'")
         if re.search(r"\[V\]\*(?!0*[1-9])", self.text):
-            raise PromptMismatchError(f"template {self.text!r} has [V]* without a count of at least 1; expected "
-                                      "it as in '[X] [V]*5 [Y] .'")
+            raise PromptMismatchError(f"template {self.text!r} has [V]* without a count of at least 1; expected a "
+                                      "count, as in '[X] [V]*5 [Y] .'")
 
     @property
     def parts(self) -> list[str]:
-        """Slots and the raw text between them."""
+        """The slots and the text between them."""
         return [part for part in SLOT.split(self.text) if part]
 
     @property
     def place(self) -> str:
-        """The text right before the answer, which decides by what tokens a word is written there; for ``tokenize_at``.
+        """The text right before the answer, for ``LanguageModel.tokenize_at``. A word's tokens there depend on it.
 
-        A space, mostly; "" at the start of a text; the end of what stands there otherwise, a quotation mark, say. What
-        stands in [X] or [V] is not known: directly behind it, a word is taken to be as it is behind a quotation mark.
+        It is usually a space. It is "" at the start of a text, and otherwise the end of the text before [Y], such as a
+        quotation mark. The content of [X] and [V] is not known. A word directly after them is tokenized as after a
+        quotation mark.
         """
         before = self.text[:self.text.index("[Y]")]
         if not before or before.endswith(" "):
@@ -59,12 +67,18 @@ class Template:
 
     @property
     def num_vectors(self) -> int:
+        """The number of prompt vectors."""
         return sum(slot_count(part) for part in self.parts)
 
     def layout(self, lm: LanguageModel, subjects: Sequence[str]) -> list[Layout]:
-        """Token ids of the template around each subject, tokenized as running text would be.
+        """Fill the template with each subject and tokenize the whole as running text.
 
         A causal LM predicts the answer from the token before it, so its sequence ends there.
+
+        Raises:
+            PromptMismatchError: the template does not suit the LM: it is too long, or a causal LM would need slots
+                after [Y], or no token stands before [Y].
+            ModelLoadError: the LM has no embedding for some token.
         """
         start, end = lm.frame
         parts = self.parts
@@ -102,9 +116,9 @@ class Template:
 
 
 def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[int]]:
-    """{index in ``parts``: token ids} of the text between the slots: the same for every subject, tokenized once.
+    """{index in ``parts``: token ids} of the text between the slots, which is the same for every subject.
 
-    A space belongs to the token that follows it, not to the slot before it.
+    A space belongs to the token after it, so a space before a slot is left to the slot.
     """
     texts = {}
     for i, part in enumerate(parts):
@@ -116,7 +130,7 @@ def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[in
 
 
 def tokenize_subjects(lm: LanguageModel, parts: Sequence[str], subjects: Sequence[str]) -> list[list[int]]:
-    """Token ids of the subjects as they are at their place in the sentence; whatever they hold is plain text."""
+    """The token ids of the subjects at their place in the template. Special tokens in a subject are plain text."""
     subjects = [subject.strip() for subject in subjects]
     at = parts.index("[X]")
     before = parts[at - 1] if at else ""
@@ -124,36 +138,43 @@ def tokenize_subjects(lm: LanguageModel, parts: Sequence[str], subjects: Sequenc
         return lm.tokenize_after(" " * bool(subject) + subject for subject in subjects)
     if not before or SLOT.fullmatch(before):
         return lm.tokenize_many(subjects)
-    return lm.tokenize_after(subjects, before=before.split(" ")[-1])  # in quotes, say
+    return lm.tokenize_after(subjects, before=before.split(" ")[-1])  # such as a quotation mark
 
 
 def shortened(lm: LanguageModel, template: str, subjects: list[list[int]], taken: int) -> list[list[int]]:
-    """Subjects without the end that the model has no position for: a long text loses it, the prompt nothing."""
+    """Cut the end of subjects that are too long for the model, so that the rest of the template always fits.
+
+    Args:
+        taken: the number of tokens of the template without the subject.
+
+    Raises:
+        PromptMismatchError: the template alone is too long.
+    """
     if lm.max_length is None:
         return subjects
     room = lm.max_length - taken
     if room < 0:
-        raise PromptMismatchError(f"template {template!r} takes {taken} tokens beside its subject, of the "
-                                  f"{lm.max_length} that {lm.name} reads at once; shorten it")
+        raise PromptMismatchError(f"template {template!r} has {taken} tokens without its subject, but {lm.name} reads "
+                                  f"at most {lm.max_length}; shorten it")
     long = sum(len(ids) > room for ids in subjects)
     if long:
-        warnings.warn(f"{long} of {len(subjects)} subjects are cut to {room} tokens: {lm.name} reads {lm.max_length} "
-                      "at once", stacklevel=3)
+        warnings.warn(f"{long} of {len(subjects)} subjects are cut to {room} tokens, because {lm.name} reads at most "
+                      f"{lm.max_length} tokens", stacklevel=3)
     return [ids[:room] for ids in subjects]
 
 
 def check_ids(lm: LanguageModel, layouts: Iterable[Layout]) -> None:
-    """Raise ModelLoadError for a token that the tokenizer has and the model has not."""
+    """Raise ModelLoadError if the tokenizer gives a token that the model has no embedding for."""
     highest = max((max(layout.ids) for layout in layouts), default=0)
     if highest >= lm.vocab_size:
         token = lm.tokenizer.convert_ids_to_tokens(highest)
         raise ModelLoadError(f"the tokenizer of {lm.name} gives the token {token!r} the id {highest}, but the "
-                             f"model has {lm.vocab_size} embeddings; expected tokenizer and model of one checkpoint, "
-                             "or texts without that token")
+                             f"model has {lm.vocab_size} embeddings; use the tokenizer of the same checkpoint, or "
+                             "texts without that token")
 
 
 def slot_count(part: str) -> int:
-    """Prompt vectors in a part: 5 for ``[V]*5``, 1 for ``[V]``, 0 for anything else."""
+    """The number of prompt vectors in a part: 5 for ``[V]*5``, 1 for ``[V]``, 0 for anything else."""
     if not part.startswith("[V]"):
         return 0
     return int(part.removeprefix("[V]").lstrip("*") or 1)
@@ -161,7 +182,13 @@ def slot_count(part: str) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """One filled template: token ids, positions of the prompt vectors, position that predicts the answer."""
+    """A template filled with a subject.
+
+    Attributes:
+        ids: token ids, with a placeholder for each prompt vector.
+        slots: the positions of the prompt vectors.
+        answer: the position at which the LM predicts the answer.
+    """
 
     ids: list[int]
     slots: list[int]
@@ -179,7 +206,7 @@ class Batch:
 
 
 def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
-    """Pad layouts on the right to one length."""
+    """Make a batch of layouts, padded on the right to the same length."""
     longest = max(len(layout.ids) for layout in layouts)
     padded = [layout.ids + [0] * (longest - len(layout.ids)) for layout in layouts]
     mask = [[1] * len(layout.ids) + [0] * (longest - len(layout.ids)) for layout in layouts]
@@ -189,12 +216,15 @@ def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
 
 
 def batches(layouts: Sequence[Layout], lm: LanguageModel, size: int = 256) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of similar length, each with the indices of its layouts; of equal length where an LM reads padding."""
-    assert lm.proof is not None  # layouts are of a whole LM, see ``LanguageModel.max_length``
+    """Batches of layouts of similar length, each with the indices of its layouts.
+
+    If padding changes the LM's logits, the layouts in a batch have equal lengths.
+    """
+    assert lm.proof is not None  # ``Template.layout`` needs the whole LM for ``max_length``, so it was tested
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
-    alike = [order] if lm.proof.ignores_padding else [
+    groups = [order] if lm.proof.ignores_padding else [
         list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]
-    for group in alike:
+    for group in groups:
         for at in range(0, len(group), size):
             chosen = group[at:at + size]
             yield chosen, collate([layouts[i] for i in chosen], lm.device)

@@ -1,4 +1,4 @@
-"""Where tasks lie on disk: the layouts of LAMA, ParaRel, LPAQA and OptiPrompt, and a user's own files and folders."""
+"""Finding the files of tasks: in the folder layouts of LAMA, ParaRel, LPAQA and OptiPrompt, or a user's own files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from .formats import READERS, or_suffixes, parse_json, read_lines, read_text, re
 __all__ = ["LAYOUTS", "SPLITS", "Row", "find_task", "lama_template", "list_files", "read_rows", "read_verbalizer",
            "relation_of"]
 
-# A task's place below root; the first that is there counts. OptiPrompt has a folder a relation, the others a file.
+# The possible paths of a task below root; the first that exists is used. OptiPrompt has a folder for each relation, the
+# others have a file.
 LAYOUTS = {"lama": ("lama/TREx/{}.jsonl", "TREx/{}.jsonl"),
            "pararel": ("pararel/trex_lms_vocab/{}.jsonl", "trex_lms_vocab/{}.jsonl"),
            "lpaqa": ("lpaqa/TREx_train/{}.jsonl", "TREx_train/{}.jsonl"),
            "optiprompt": ("optiprompt/autoprompt_data/{}", "autoprompt_data/{}", "{}")}
-SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}  # as Task names them
+SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}  # {name in data: name in Task}
 TEMPLATE_FILES = tuple(f"{folder}{name}" for folder in ("", "optiprompt/", "relation_metainfo/")
                        for name in ("relations.jsonl", "LAMA_relations.jsonl"))
 
 
 class Row(NamedTuple):
-    """A row of a task's data: where it stands, for the errors; its columns; the split of its file, if it has one."""
+    """A row of a task's data.
+
+    Attributes:
+        where: the file and line of the row, for error messages.
+        record: {column: value}.
+        split: the split that the file's name says, or None.
+    """
 
     where: str
     record: Mapping
@@ -33,7 +40,7 @@ class Row(NamedTuple):
 
 
 def split_files(path: Path) -> dict[Path, str | None]:
-    """The files of a task and their splits: ``path`` itself, or of a folder those named train, dev and test."""
+    """{file: split} of a task: ``path`` itself if it is a file, else the files in it named train, dev and test."""
     if path.is_file():
         return {path: None}
     files = sorted(path.iterdir()) if path.is_dir() else []
@@ -42,18 +49,20 @@ def split_files(path: Path) -> dict[Path, str | None]:
 
 
 def is_listed(path: Path) -> bool:
+    """Whether a file in a folder is taken for a task, by its suffix."""
     return path.suffix.lower() in READERS
 
 
 def relation_of(path: Path) -> str:
+    """The name of the relation in a task's file or folder."""
     return path.stem if is_listed(path) else path.name
 
 
 def find_task(name: str, root: str | Path | None) -> Path:
-    """The file or folder that holds a task.
+    """The path of a task's file or folder.
 
     Raises:
-        TaskError: there is none.
+        TaskError: there is no such file or folder.
     """
     base, (layout, _, relation) = Path(root or ".").expanduser(), name.partition("/")
     places = [base / place.format(relation) for place in LAYOUTS.get(layout, ())]
@@ -63,44 +72,48 @@ def find_task(name: str, root: str | Path | None) -> Path:
     if layout in LAYOUTS and root is None:
         raise TaskError(f"task {name!r} needs root=, the folder that holds {LAYOUTS[layout][0].format(relation)}")
     tried = " or ".join(map(str, places or [base / name]))
-    raise TaskError(f"task {name!r}: there is no {tried}; expected 'zoo/P36' (see list_tasks('zoo')), "
-                    f"{', '.join(f'{known}/P36' for known in LAYOUTS)} with root=, the path of a {or_suffixes()} "
-                    "file, or of a folder with such files named train, dev and test")
+    raise TaskError(f"task {name!r}: there is no {tried}; expected a name such as 'zoo/P36' (see list_tasks('zoo')), "
+                    f"{', '.join(f'{known}/P36' for known in LAYOUTS)} with root=, or the path of a {or_suffixes()} "
+                    "file or of a folder with such files named train, dev and test")
 
 
 def list_files(kind: str, root: str | Path | None) -> dict[str, str]:
-    """{relation: name for ``load_task``} of the tasks of a layout below ``root``, or in a folder.
+    """{relation: name for ``load_task``} of all tasks in a layout below ``root``, or in a folder.
 
     Raises:
-        TaskError: there are none.
+        TaskError: there are no tasks, or two files of one relation.
     """
     base = Path(root or ".").expanduser()
     places = [base / place.format("*") for place in LAYOUTS.get(kind, ())] or [base / Path(kind).expanduser() / "*"]
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for place in places:
         paths = [path for path in sorted(place.parent.glob(place.name))
                  if split_files(path) and (is_listed(path) or path.is_dir())]
         for path in paths:
             relation = relation_of(path)
-            if relation in found:
-                raise TaskError(f"{path.parent} holds {relation!r} twice, as {Path(found[relation]).name} and "
-                                f"{path.name}; expected one of them, or load them one at a time with load_task")
-            found[relation] = f"{kind}/{relation if kind in LAYOUTS else path.name}"
-        if found:
+            if relation in names:
+                raise TaskError(f"{path.parent} holds {relation!r} twice, as {Path(names[relation]).name} and "
+                                f"{path.name}; remove one of them, or load them one at a time with load_task")
+            names[relation] = f"{kind}/{relation if kind in LAYOUTS else path.name}"
+        if names:
             break
-    if not found:
+    if not names:
         raise TaskError(f"there are no tasks in {' or '.join(map(str, places))}; expected 'zoo', a folder of "
                         f"{or_suffixes()} files, or one of {sorted(LAYOUTS)} with root=, the folder that holds it")
-    # P19 before P101: by number where there is one, else by name.
-    order = sorted(found, key=lambda name: ([int(digits) for digits in re.findall(r"\d+", name)], name))
-    return {relation: found[relation] for relation in order}
+    # Numbers in names count as numbers, so that P19 comes before P101.
+    order = sorted(names, key=lambda name: ([int(digits) for digits in re.findall(r"\d+", name)], name))
+    return {relation: names[relation] for relation in order}
 
 
-# --- what is in them ------------------------------------------------------------------------------
+# --- reading the files ----------------------------------------------------------------------------
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a task's file, or of all files of its folder."""
+    """Yield the rows of a task's file, or of all files in its folder.
+
+    Raises:
+        TaskError: a split has two files, or a file cannot be read.
+    """
     files = split_files(path)
     for split, count in Counter(files.values()).items():
         if count > 1:
@@ -112,7 +125,11 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def lama_template(relation: str, path: Path) -> str | None:
-    """The relation's manual template in a LAMA relations file near ``path``."""
+    """The relation's manual template in a LAMA relations file, in one of the three folders above ``path``.
+
+    Raises:
+        TaskError: the template is not text.
+    """
     for file in (folder / name for folder in path.parents[:3] for name in TEMPLATE_FILES):
         for number, record in read_lines(file) if file.is_file() else ():
             if record.get("relation") == relation and "template" in record:
@@ -124,10 +141,12 @@ def lama_template(relation: str, path: Path) -> str | None:
 
 
 def read_verbalizer(path: Path) -> dict:
-    """``label_words`` and ``template`` from ``NAME.verbalizer.json`` beside a task's file or folder; {} without it.
+    """The ``label_words`` and ``template`` in ``NAME.verbalizer.json`` next to a task's file or folder NAME.
+
+    Without such a file, the result is {}.
 
     Raises:
-        TaskError: the file holds something else.
+        TaskError: the file has other content.
     """
     file = path.with_name(f"{relation_of(path)}.verbalizer.json")
     if not file.is_file():

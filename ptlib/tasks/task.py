@@ -1,4 +1,4 @@
-"""What a task is: examples, in parts to train, select and test on."""
+"""``Task`` and ``Example``, and how the examples of a task are split into train, dev and test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ TRAIN_SHARE, DEV_SHARE = 0.4, 0.1  # the rest is test
 
 @dataclass(frozen=True)
 class Example:
-    """One fact: the subject fills [X], the object is to be predicted at [Y].
+    """One fact. The subject fills [X] in a template, and the LM predicts the object at [Y].
 
     Attributes:
-        choices: the words that may answer, or None for any; those of a classification task.
+        subject: the subject, or the text to classify.
+        object: the object, or the label word of the text's class.
+        choices: all label words of a classification task; None if any word may be the answer.
     """
 
     subject: str
@@ -29,11 +31,11 @@ class Task:
     """A relation to probe, or texts to classify.
 
     Attributes:
-        name: what it was loaded as.
-        train, dev, test: examples; only ``evaluate`` may look at ``test``.
-        manual_template: a person's prompt such as ``"[X] was born in [Y] ."``, or None.
-        label_words: None for open-vocabulary probing, else {label: word} (a verbalizer), labels as strings. The
-            examples then have the text as subject, their label's word as object, and all words as choices.
+        name: the name that it was loaded by.
+        train, dev, test: the examples. Only ``evaluate`` may look at ``test``.
+        manual_template: a prompt in words that a person wrote, such as ``"[X] was born in [Y] ."``, or None.
+        label_words: the verbalizer {label: word} of a classification task, with labels as strings; None otherwise. The
+            examples of a classification task have the text as subject and their label's word as object.
     """
 
     name: str
@@ -48,10 +50,10 @@ class Task:
 
 
 def split_by_subject(examples: Iterable[Example], salt: str) -> tuple[tuple[Example, ...], ...]:
-    """Train, dev and test (40 / 10 / 50 % of the subjects), the same on every platform.
+    """Split examples into train, dev and test (40 / 10 / 50 % of the subjects), the same on every machine.
 
-    Subjects are ordered by a hash of ``salt`` and their name: no subject is in two parts, and a split
-    does not follow the alphabet.
+    No subject is in two splits. Subjects are ordered by a hash of ``salt`` and their name, because a split in
+    alphabetical order would not be a random one.
     """
     by_subject: dict[str, list[Example]] = {}
     for example in sorted(set(examples), key=lambda e: (e.subject, e.object)):
@@ -63,4 +65,5 @@ def split_by_subject(examples: Iterable[Example], salt: str) -> tuple[tuple[Exam
 
 
 def hashed_order(names: Iterable[str], salt: str) -> list[str]:
+    """The names in an order that looks random but depends only on ``salt`` and the names."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt}\t{name}".encode()).digest())

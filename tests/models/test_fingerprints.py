@@ -142,7 +142,7 @@ def test_large_files_are_remembered_by_the_next_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["prompt-0.1.0.safetensors", "mixture-0.1.0.safetensors"])
 def test_prompts_of_0_1_0_load_and_say_what_is_not_known(bert_mini, roberta_mini, zoo_tasks, name, tmp_path):
     prompt = Prompt.load(DATA / name)
-    assert "the embedding table alone is known (ptlib 0.1.0)" in repr(prompt)
+    assert "made with ptlib 0.1.0, which identified a model by its embedding table alone" in repr(prompt)
     assert evaluate(bert_mini, prompt, zoo_tasks["zoo/P36"].test).n > 0
     with pytest.raises(PromptMismatchError, match="was made for zoo/bert-mini"):
         prompt.check(roberta_mini)

@@ -276,5 +276,5 @@ def test_gated_or_unknown_on_the_hub(tmp_path):
                                         HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", no_proxy="127.0.0.1")
         server.shutdown()
     assert "toys/gated" in gated and "gated" in gated and "hf auth login" in gated
-    assert "toys/unknown" in unknown and "no such model" in unknown
+    assert "toys/unknown" in unknown and "the model does not exist" in unknown
     assert "offline" not in gated + unknown

@@ -104,7 +104,7 @@ PER_LAYER = HEADS | {"hidden_size": 24, "num_hidden_layers": 4, "num_kv_shared_l
                      "activation_sparsity_pattern": [0.0] * 4}
 
 
-OTHERWISE = "answers the embeddings of words otherwise than the words"
+OTHERWISE = "gives other logits for the embeddings of words than for the words"
 
 
 def test_a_model_that_scales_embeddings_outside_of_their_layer_is_refused(tmp_path):
