@@ -215,10 +215,11 @@ def _answered(lm: LanguageModel, prompt: Prompt, asked: Questions, k: Sequence[i
             bar.update(len(rows))
     # A right answer has the object's spelling, which may differ from the candidate's with the same token.
     answers = tuple(example.object if is_right else ranked.words[best]
-                    for example, is_right, best in zip(asked.examples, results["ranks"] == 1, results["best"], strict=True))
-    return Evaluation(tuple(asked.examples), answers, results["ranks"], asked.dropped, lm.name, prompt.task, len(ranked),
-                      tuple(k), int(results["tied"].sum()), None if asked.true is None else results["filtered"],
-                      prompt.history.tuning_seed)
+                    for example, is_right, best in zip(asked.examples, results["ranks"] == 1, results["best"],
+                                                       strict=True))
+    return Evaluation(tuple(asked.examples), answers, results["ranks"], asked.dropped, lm.name, prompt.task,
+                      len(ranked), tuple(k), int(results["tied"].sum()),
+                      None if asked.true is None else results["filtered"], prompt.history.tuning_seed)
 
 
 def _check_scorable(kept: Sequence[Example], dropped: Sequence[tuple[Example, str]]) -> None:

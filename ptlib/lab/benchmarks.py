@@ -22,7 +22,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from ..sweep.grids import expand, read_notebook, run_name
 from ..sweep.report import collect, read_results
-from ..sweep.runs import METRICS
+from ..sweep.runs import METRICS_FILE
 
 __all__ = ["at_work", "differences", "draw_runs", "in_own_process", "noted", "pretend_finished", "recorded_numbers",
            "write_empty_notebook", "write_table", "write_watched_notebook"]
@@ -109,7 +109,7 @@ def pretend_finished(notebook: Path, grid: Mapping, out: Path) -> None:
     for parameters in expand(grid, plan):
         run = out / run_name(parameters, plan)
         run.mkdir(parents=True, exist_ok=True)
-        (run / METRICS).touch()
+        (run / METRICS_FILE).touch()
 
 
 # --- the log of watched runs ----------------------------------------------------------------------

@@ -65,6 +65,11 @@ class ModelFiles(ABC):
     def __init__(self, path: str, revision: str | None = None):
         self.path, self.revision = path, revision
 
+    @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """Every file that the model depends on: ``load_lm`` reads it again when one of them has changed."""
+        return sorted(path.iterdir()) if path.is_dir() else [path]
+
     @abstractmethod
     def config(self) -> Any:
         """The model's configuration, as a ``transformers`` object."""

@@ -75,9 +75,8 @@ def find_model(name: str) -> str:
 
 
 def files_state(path: Path) -> tuple[Stamp, ...]:
-    """The stamps of a file, or of all files in a folder. They change when the files do."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return tuple(stamp_of(file) for file in files if file.is_file())
+    """The stamps of all files of a model. They change when the files do."""
+    return tuple(stamp_of(file) for file in format_of(str(path)).files(path) if file.is_file())
 
 
 def full_device(device: str) -> str:
@@ -92,7 +91,7 @@ def full_device(device: str) -> str:
 
 def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str | None,
             embeddings_only: bool) -> LanguageModel:
-    what, way_out = "a language model", ""
+    what, way_out = "a language model", format_of(path).way_out
     try:
         files = format_of(path)(path, revision)
         way_out = files.way_out

@@ -24,7 +24,7 @@ from distributed import Client
 from ..laps import Laps
 from .engine import prepare
 from .grids import expand, read_grid, read_notebook, run_name
-from .runs import METRICS, finished, run_one
+from .runs import METRICS_FILE, finished, run_one
 
 __all__ = ["Cluster", "count_finished", "kill", "pace", "papermill_pace", "planning_cost", "setting", "wait_until"]
 
@@ -75,7 +75,7 @@ def papermill_pace(notebook: Path, seeds: Iterable[int]) -> float:
 
 
 def count_finished(out: Path) -> int:
-    return len(list(out.glob(f"*/{METRICS}")))
+    return len(list(out.glob(f"*/{METRICS_FILE}")))
 
 
 def pace(out: Path, began: float, workers: int) -> dict[str, float]:
@@ -89,7 +89,7 @@ def pace(out: Path, began: float, workers: int) -> dict[str, float]:
     Returns:
         ``start-up``, the seconds until all workers were ready, and ``a run``, the seconds between two finished runs.
     """
-    ended = sorted(path.stat().st_mtime for path in out.glob(f"*/{METRICS}"))
+    ended = sorted(path.stat().st_mtime for path in out.glob(f"*/{METRICS_FILE}"))
     a_run = (ended[-1] - ended[workers - 1]) / (len(ended) - workers)
     return {"start-up": ended[workers - 1] - began - workers * a_run, "a run": a_run}
 

@@ -59,8 +59,9 @@ class Report:
     failed: dict[str, str]
 
 
-def run_sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str | Path, *, scheduler: str = "local",
-          workers: int | None = None, fresh: bool = False, progress: bool = True) -> Report:
+def run_sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: str | Path, *,
+              scheduler: str = "local", workers: int | None = None, fresh: bool = False,
+              progress: bool = True) -> Report:
     """Run a notebook for every run of a grid that is not finished.
 
     Each run has a folder ``out/<hash>`` with the executed notebook, the files that it wrote to its parameter ``out``,
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (options.notebook and options.grid and options.out):
             parser.error("expected a notebook, --grid and --out, or else --collect")
         report = run_sweep(options.notebook, options.grid, options.out, scheduler=options.scheduler,
-                       workers=options.workers, fresh=options.fresh)
+                           workers=options.workers, fresh=options.fresh)
     except SweepError as error:
         print(f"ptlib.sweep: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from scipy import stats
 from ..errors import SweepError
 from ..files import replacing, write_text
 from ..progress import progress_bar
-from .runs import ERROR, METRICS, STARTS
+from .runs import ERROR, METRICS_FILE, STARTS
 
 __all__ = ["Results", "collect", "link", "read_results", "render_pages", "summarize_results"]
 
@@ -70,10 +70,10 @@ def read_results(out: str | Path) -> Results:
         SweepError: no run in the folder has finished.
     """
     out = Path(out)
-    ended = _read(out, METRICS)
+    ended = _read(out, METRICS_FILE)
     rows = _newest(ended)
     if not rows:
-        raise SweepError(f"no run in {out} has finished; expected the folder of a sweep, with files */{METRICS}")
+        raise SweepError(f"no run in {out} has finished; expected the folder of a sweep, with files */{METRICS_FILE}")
     parameters = list(dict.fromkeys(name for row in rows for name in row["parameters"]))
     values = {name: {json.dumps(row["parameters"].get(name)) for row in rows} for name in parameters}
     varying = tuple(name for name in parameters if len(values[name]) > 1 and name != SEED)
@@ -140,7 +140,7 @@ def summarize_results(runs: pd.DataFrame, by: Sequence[str], numbers: Sequence[s
 def render_pages(out: str | Path) -> int:
     """Render the notebook of every run to HTML, unless its page is up to date. Return the number of new pages."""
     notebooks = [path for path in sorted(Path(out).glob("*/*.ipynb"))
-                 if {METRICS, ERROR} & {beside.name for beside in path.parent.iterdir()}]
+                 if {METRICS_FILE, ERROR} & {beside.name for beside in path.parent.iterdir()}]
     missing = [path for path in notebooks if not _is_newer(path.with_suffix(".html"), path)]
     exporter = HTMLExporter(log=QUIET)
     for path in progress_bar(missing, desc="pages"):

@@ -38,9 +38,9 @@ from .inputs import code_on_disk
 from .record import RESULTS
 from .store import STORE
 
-__all__ = ["ERROR", "MAX_STARTS", "METRICS", "Outcome", "Sweep", "finished", "run_one"]
+__all__ = ["ERROR", "MAX_STARTS", "METRICS_FILE", "Outcome", "Sweep", "finished", "run_one"]
 
-METRICS, ERROR, STARTS = "metrics.json", "error.json", "starts"
+METRICS_FILE, ERROR, STARTS = "metrics.json", "error.json", "starts"
 MAX_STARTS = 3  # how often a run is started if its worker process dies
 KERNEL_STARTS, KERNEL_TIMEOUT = 3, 120  # tries and seconds: ports may be taken, or the machine busy
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "papermill", "distributed")
@@ -93,7 +93,7 @@ def finished(out: Path, names: Mapping[str, Any]) -> set[str]:
     begun = names.keys() & set(os.listdir(out) if out.is_dir() else [])
     # On a network file system each check takes a round trip, so many are made at once.
     with ThreadPoolExecutor(32) as pool:
-        has_metrics = pool.map(lambda name: os.path.exists(out / name / METRICS), begun)
+        has_metrics = pool.map(lambda name: os.path.exists(out / name / METRICS_FILE), begun)
         return {name for name, exists in zip(begun, has_metrics, strict=True) if exists}
 
 
@@ -109,7 +109,7 @@ def run_one(run: tuple[str, dict[str, Any]], sweep: Sweep) -> Outcome:
     """
     name, parameters = run
     folder = sweep.out / name
-    metrics, others = folder / METRICS, Others()
+    metrics, others = folder / METRICS_FILE, Others()
     try:
         while not metrics.exists():
             with claimed({name: metrics}) as mine:
@@ -146,7 +146,7 @@ def attempt(name: str, folder: Path, parameters: dict[str, Any], sweep: Sweep) -
         write_text(folder / ERROR, json.dumps({**about, **measured, "error": error}, indent=1))
     else:
         (folder / ERROR).unlink(missing_ok=True)
-        write_text(folder / METRICS, json.dumps({**about, **measured}, indent=1))
+        write_text(folder / METRICS_FILE, json.dumps({**about, **measured}, indent=1))
     (folder / STARTS).unlink(missing_ok=True)
     return error
 

@@ -11,15 +11,15 @@ from ptlib import lab
 from ptlib.lab import benchmarks
 from ptlib.sweep.benchmark import count_finished, pace
 from ptlib.sweep.grids import read_notebook
-from ptlib.sweep.runs import METRICS
+from ptlib.sweep.runs import METRICS_FILE
 
 
 def test_pace_tells_the_start_from_the_runs(tmp_path):
     """Two workers, ready after 4 s; then a run finishes every 3 s."""
     for number, ended in enumerate((1007, 1010, 1013, 1016)):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / METRICS).touch()
-        os.utime(tmp_path / str(number) / METRICS, (ended, ended))
+        (tmp_path / str(number) / METRICS_FILE).touch()
+        os.utime(tmp_path / str(number) / METRICS_FILE, (ended, ended))
     assert count_finished(tmp_path) == 4
     assert pace(tmp_path, began=1000, workers=2) == {"start-up": 4, "a run": 3}
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 QUICK = {method: {} for method in METHODS} | {"gradient": {"steps": 20}, "projector": {"epochs": 3}}
 SEVERAL = [method for method in METHODS if method != "copy"]  # can move the prompts of several sources
-SCALED = [m for m in SEVERAL if m not in ("discretize", "mixture", "random")]  # are normalised afterwards
+SCALED = [m for m in SEVERAL if METHODS[m].normalize != "none"]  # are normalised afterwards
 PAIRS = [("bert", "roberta"), ("roberta", "albert"), ("albert", "bert"), ("bert", "gpt2")]
 CLOSED = {"method": "closed-form"}
 MOVES = [(*pair, method) for pair in PAIRS for method in METHODS if method != "copy" or pair == ("bert", "gpt2")]
@@ -546,7 +546,7 @@ def test_a_method_that_is_named_is_normalised_as_in_the_paper_or_never(toys, pro
     lms = {"source": toys["bert"], "target": toys["roberta"], "method": method, **QUICK[method]}
     plain, auto, affine = (transfer(prompts["bert"], **lms, **options)
                            for options in ({}, {"normalize": "auto"}, {"normalize": "affine"}))
-    own = "none" if method in ("discretize", "random") else "affine"
+    own = METHODS[method].normalize
     assert [prompt.meta["normalize"] for prompt in (plain, auto, affine)] == [own] * 3
     assert torch.equal(plain.vectors, affine.vectors)
     assert torch.equal(auto.vectors, affine.vectors)

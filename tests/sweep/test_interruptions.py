@@ -16,7 +16,7 @@ from distributed import Client, Future
 from ptlib.sweep.__main__ import main
 from ptlib.sweep.record import RESULTS
 from ptlib.sweep.report import collect
-from ptlib.sweep.runs import METRICS
+from ptlib.sweep.runs import METRICS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_a_worker_then_the_scheduler_then_the_client_are_killed(call, sweep_in_a
     wait_for(lambda: not is_alive(kernel))
     wait_for(lambda: notes.count("started")[victim] == 2)  # or Dask may have it wait behind the other worker's next run
     notes.let_go(victim, other)
-    wait_for(lambda: len(list(out.glob(f"*/{METRICS}"))) == 2 and len(notes.at_work()) == 2)
+    wait_for(lambda: len(list(out.glob(f"*/{METRICS_FILE}"))) == 2 and len(notes.at_work()) == 2)
     assert notes.count("started")[victim] == 2
 
     # The old workers go on with the runs that they are at, for half a minute; the new ones wait for them.
@@ -137,7 +137,7 @@ def test_a_worker_then_the_scheduler_then_the_client_are_killed(call, sweep_in_a
         wait_for(lambda: "claims.py" in str(dask.call_stack()) or
                  not any(is_alive(worker) for _, worker in orphans.values()))
     notes.let_go(*orphans)
-    wait_for(lambda: len(list(out.glob(f"*/{METRICS}"))) == 4 and len(notes.at_work()) == 1)
+    wait_for(lambda: len(list(out.glob(f"*/{METRICS_FILE}"))) == 4 and len(notes.at_work()) == 1)
 
     # Again, and in the hurry twice.
     client.kill()
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_is_one_clear_error_and_the_same_call_goes_on(small_
     said = capsys.readouterr().err
     assert "a disk is full" in said and "No space left on device" in said and str(small_disk) in said
     assert "Traceback" not in said
-    assert len(list(small_disk.glob(f"*/{METRICS}"))) == len(list(small_disk.glob("*/wordy.ipynb"))) == 2
+    assert len(list(small_disk.glob(f"*/{METRICS_FILE}"))) == len(list(small_disk.glob("*/wordy.ipynb"))) == 2
     assert not [path for path in small_disk.rglob("*") if "partial" in path.name or path.suffix == ".claim"]
 
     with pytest.raises(OSError), open(ballast, "ab", buffering=0) as file:

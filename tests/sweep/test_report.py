@@ -15,7 +15,7 @@ from ptlib import SweepError
 from ptlib.files import write_text
 from ptlib.sweep.inputs import code_digest
 from ptlib.sweep.report import collect, link, read_results, render_pages, summarize_results
-from ptlib.sweep.runs import ERROR, METRICS, STARTS
+from ptlib.sweep.runs import ERROR, METRICS_FILE, STARTS
 
 QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
 
@@ -28,7 +28,7 @@ def leave_run(out: Path, run: str, parameters: dict, results: dict | None = None
              "results": results or {}, **others}
     if error:
         about["error"] = {"type": "ValueError", "message": error}
-    write_text(out / run / (ERROR if error else METRICS), json.dumps(about))
+    write_text(out / run / (ERROR if error else METRICS_FILE), json.dumps(about))
     return out / run
 
 
@@ -146,7 +146,7 @@ def test_the_report_of_a_sweep_without_scores(out, tmp_path_factory):
     """Of any notebook: what is not there is left out, and what failed is named."""
     for run in ("run01", "bad"):
         shutil.copyfile(QUICKSTART, out / run / "tiny.ipynb")
-    for path in out.glob(f"*/{METRICS}"):
+    for path in out.glob(f"*/{METRICS_FILE}"):
         content = json.loads(path.read_text())
         del content["results"]["scores"]
         content |= {} if content["run"] == "run02" else {"code": code_digest()}

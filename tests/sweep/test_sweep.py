@@ -32,7 +32,7 @@ from ptlib.sweep.grids import expand, read_grid, read_notebook, run_name
 from ptlib.sweep.inputs import Inputs, code_digest
 from ptlib.sweep.record import RESULTS, record
 from ptlib.sweep.report import collect, read_results
-from ptlib.sweep.runs import ERROR, MAX_STARTS, METRICS, Outcome, Sweep, finished, run_one
+from ptlib.sweep.runs import ERROR, MAX_STARTS, METRICS_FILE, Outcome, Sweep, finished, run_one
 from ptlib.sweep.store import groups, tuned
 
 pytestmark = pytest.mark.slow
@@ -288,7 +288,7 @@ def test_planning_many_finished_runs_is_fast(notebook, tmp_path):
     for parameters in expand(grid, notebook):
         folder = tmp_path / run_name(parameters, notebook)
         folder.mkdir()
-        (folder / METRICS).touch()
+        (folder / METRICS_FILE).touch()
     began = time.process_time()
     report = run_sweep(notebook.path, grid, tmp_path)
     assert len(report.skipped) == 10_000
@@ -321,7 +321,7 @@ def starts_of(notes: Path, x: int) -> int:
 
 def test_good_runs_leave_their_results(swept):
     out, _, _, report = swept
-    metrics = by_x(out, METRICS)
+    metrics = by_x(out, METRICS_FILE)
     assert sorted(metrics) == [1, 2]
     assert {content["run"] for content in metrics.values()} == set(report.done)
     for x, content in metrics.items():
@@ -331,7 +331,7 @@ def test_good_runs_leave_their_results(swept):
         assert content["peak_memory"] > 2**24
         assert content["versions"]["ptlib"] == ptlib.__version__
         assert content["code"] == code_digest()
-        assert {path.name for path in folder.iterdir()} == {METRICS, "figure.png", "tiny.ipynb"}
+        assert {path.name for path in folder.iterdir()} == {METRICS_FILE, "figure.png", "tiny.ipynb"}
         assert "y = " in (folder / "tiny.ipynb").read_text()
 
 
@@ -361,16 +361,16 @@ def test_no_partial_files(swept):
 
 def test_the_same_call_again_does_what_is_left(swept, path, tmp_path):
     out, notes, grid, _ = swept
-    before = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{METRICS}")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob(f"*/{METRICS_FILE}")}
     some = {"cross": grid["cross"], "rows": [{"x": 5, "what": "nothing", "work": str(notes)}]}
-    victim = by_x(out, METRICS)[2]["run"]
-    (out / victim / METRICS).rename(tmp_path / METRICS)
+    victim = by_x(out, METRICS_FILE)[2]["run"]
+    (out / victim / METRICS_FILE).rename(tmp_path / METRICS_FILE)
     again = run_sweep(path, some, out, workers=1, progress=False)
     assert (len(again.skipped), len(again.done), len(again.failed)) == (1, 2, 0)
     assert victim in again.done
     assert [starts_of(notes, x) for x in (1, 2, 5)] == [1, 2, 1]
     [kept] = again.skipped
-    assert (out / kept / METRICS).stat().st_mtime_ns == before[out / kept / METRICS]
+    assert (out / kept / METRICS_FILE).stat().st_mtime_ns == before[out / kept / METRICS_FILE]
     assert run_sweep(path, some, out).skipped == (kept, *again.done)
 
 
@@ -391,7 +391,7 @@ def test_what_a_run_names_is_edited_and_it_runs_again(path, tmp_path, monkeypatc
 
 def test_collect_is_the_finished_runs(swept):
     out, *_ = swept
-    metrics = {content["run"]: content for content in by_x(out, METRICS).values()}
+    metrics = {content["run"]: content for content in by_x(out, METRICS_FILE).values()}
     table = collect(out)
     assert set(table["run"]) == metrics.keys()
     for row in table.to_dict("records"):
@@ -411,7 +411,7 @@ def test_fresh_runs_again_what_is_finished(path, notebook, tmp_path, capsys):
     (tmp_path / "grid.yaml").write_text("rows: [{what: nothing}]")
     [parameters] = expand(read_grid(tmp_path / "grid.yaml"), notebook)
     out, prompt = tmp_path / "out", tmp_path / "out" / "prompts" / "a.safetensors"
-    of_grid, other = out / run_name(parameters, notebook) / METRICS, out / "0123456789abcdef" / METRICS
+    of_grid, other = out / run_name(parameters, notebook) / METRICS_FILE, out / "0123456789abcdef" / METRICS_FILE
     for file in (of_grid, other, prompt):
         write_text(file, "{}")
     command = [str(path), "--grid", str(tmp_path / "grid.yaml"), "--out", str(out), "--workers", "1"]
@@ -440,7 +440,7 @@ def test_two_workers_of_a_scheduler_one_of_which_is_killed(path, tmp_path, clust
         (tmp_path / "go").touch()
         assert code.result() == 0
     assert "4 runs done, 0 were done before, 0 failed" in capsys.readouterr().out
-    assert sorted(by_x(tmp_path / "out", METRICS)) == [1, 2, 3, 4]
+    assert sorted(by_x(tmp_path / "out", METRICS_FILE)) == [1, 2, 3, 4]
     pids = [note.read_text().split() for note in tmp_path.glob("started-*")]
     assert sorted(map(len, pids)) == [1, 1, 1, 2]
     assert {last for *_, last in pids} == {str(survivor)}
@@ -461,7 +461,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_process(path, tmp_path, s
     assert command.returncode == 130
     assert "start the same sweep again to continue" in err and "Traceback" not in err
     assert "dashboard: http://127.0.0.1" in out
-    assert list(by_x(tmp_path / "out", METRICS)) == [1]
+    assert list(by_x(tmp_path / "out", METRICS_FILE)) == [1]
     assert not (tmp_path / "started-3").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
@@ -519,12 +519,12 @@ def test_a_disk_that_is_full_at_the_end_leaves_an_unfinished_run(common, tmp_pat
     monkeypatch.setattr(runs, "execute", lambda *_: ({"results": {}, "seconds": 1.0}, None))
     monkeypatch.setattr(runs, "write_text", full)
     outcome = run_one(("name", {"x": 1}), common)
-    assert outcome.disk_full and "No space left on device" in outcome.error and METRICS in outcome.error
+    assert outcome.disk_full and "No space left on device" in outcome.error and METRICS_FILE in outcome.error
     assert not finished(common.out, {"name": {}})
     monkeypatch.undo()
     monkeypatch.setattr(runs, "execute", lambda *_: ({"results": {}, "seconds": 1.0}, None))
     assert run_one(("name", {"x": 1}), common) == Outcome("name")
-    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS]
+    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS_FILE]
 
 
 def test_a_full_disk_ends_the_sweep(common, monkeypatch):
@@ -592,7 +592,7 @@ def test_a_run_removes_what_a_killed_one_has_left(common, monkeypatch):
     monkeypatch.setattr(runs, "execute", lambda *_: ({"results": {}, "seconds": 1.0}, None))
     write_text(common.out / "name" / ".tiny.0123456789ab.partial.ipynb", "{")
     assert run_one(("name", {"x": 1}), common) == Outcome("name")
-    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS]
+    assert [path.name for path in (common.out / "name").iterdir()] == [METRICS_FILE]
 
 
 def test_a_kernel_that_dies_is_a_failed_run(common, notebook):
