@@ -136,7 +136,7 @@ def test_pages_are_rendered_once(out):
     (out / "notebooks").mkdir()
     shutil.copyfile(QUICKSTART, out / "notebooks" / "tiny.ipynb")  # the sweep's own copy is no run
     assert render_pages(out) == 2
-    assert "can I move one prompt" in (out / "run01" / "tiny.html").read_text()
+    assert "can I transfer one prompt" in (out / "run01" / "tiny.html").read_text()
     assert f'href="{(out / "bad" / "tiny.html").relative_to(out)}"' in link("bad", "tiny")
     assert render_pages(out) == 0
     assert not list(out.rglob("*partial*"))
