@@ -75,7 +75,7 @@ def read_notebook(path: str | Path) -> Notebook:
     """
     path = Path(path)
     try:
-        content = nbformat.read(path, as_version=4)
+        digest = digest_of(nbformat.read(path, as_version=4))
         inspected = papermill.inspect_notebook(str(path))
     except Exception as error:  # nbformat and papermill raise a dozen kinds of errors for broken notebooks
         raise SweepError(f"{path} cannot be read ({_one_line(error)}); expected a notebook") from None
@@ -84,7 +84,7 @@ def read_notebook(path: str | Path) -> Notebook:
                          "'seed: int = 0' for each parameter")
     parameters = {name: _parameter(about["inferred_type_name"], about["default"])
                   for name, about in inspected.items()}
-    return Notebook(path, digest_of(content), parameters)
+    return Notebook(path, digest, parameters)
 
 
 def digest_of(notebook: nbformat.NotebookNode) -> str:

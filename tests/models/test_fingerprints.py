@@ -107,7 +107,7 @@ def test_one_name_in_two_folders_is_two_models(saved, tmp_path, monkeypatch):
     assert load_lm("./ckpt") is loaded["a"]
     with pytest.raises(AnchorError, match=r"two different models have the name './ckpt'"):
         anchors_of(*loaded.values())
-    with pytest.raises(AnchorError, match="another model of the name"):
+    with pytest.raises(AnchorError, match="another model with the name"):
         anchors_of(loaded["a"]).of(loaded["b"])
     with pytest.raises(AnchorError, match="two different models"):
         transfer(random_prompt(loaded["a"]), source=loaded["a"], target=loaded["b"])
