@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -242,8 +243,8 @@ def _true_columns(lm: LanguageModel, examples: Sequence[Example], facts: Sequenc
     return true
 
 
-def evaluate_many(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], tasks: Sequence[Task], *,
-                  candidates: Iterable[str] | None = None, filtered: bool = False) -> dict[Hashable, Evaluation]:
+def evaluate_many(lm: LanguageModel, prompts: Mapping[Any, Prompt], tasks: Sequence[Task], *,
+                  candidates: Iterable[str] | None = None, filtered: bool = False) -> dict[Any, Evaluation]:
     """Evaluate every prompt on the test examples of its task.
 
     Args:

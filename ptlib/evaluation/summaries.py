@@ -75,7 +75,7 @@ def summarize(evaluations: Evaluations, *, metric: str = "p_at_1", versus: Hasha
     return pd.DataFrame(rows, index=index)
 
 
-def rows_of(evaluations: Evaluations) -> dict[Hashable, list[Evaluation]]:
+def rows_of(evaluations: Evaluations) -> dict[Any, list[Evaluation]]:
     """{label: list of evaluations}. The outermost keys are labels, unless each of them has a single evaluation."""
     groups: Mapping = {"all": evaluations}
     if isinstance(evaluations, Mapping):
@@ -122,7 +122,7 @@ def pooled_columns(group: Sequence[Evaluation], metric: str, resamples: int, see
             "facts": len(facts)}
 
 
-def paired_difference(means: Mapping[Hashable, pd.Series], label: Hashable, versus: Hashable) -> np.ndarray:
+def paired_difference(means: Mapping[Any, pd.Series], label: Hashable, versus: Hashable) -> np.ndarray:
     """(relations,) the difference between two labels in each relation."""
     if set(means[versus].index) != set(means[label].index):
         raise PromptTransferError(f"{label!r} and {versus!r} were not evaluated on the same relations, so their "
@@ -228,7 +228,7 @@ def relation_means(group: Sequence[Evaluation], metric: str = "p_at_1") -> pd.Se
 
 def fact_means(group: Sequence[Evaluation], of_facts: Callable[[Evaluation], np.ndarray]) -> pd.DataFrame:
     """A table with the ``mean`` of each fact's values over the evaluations, and with their ``count``."""
-    values_of: dict[Hashable, list[float]] = {}
+    values_of: dict[Any, list[float]] = {}
     for i, evaluation in enumerate(group):
         seen: Counter[Example] = Counter()
         for example, value in zip(evaluation.examples, of_facts(evaluation), strict=True):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -33,8 +33,8 @@ from ..tuning.tuning import starting_prompt
 
 __all__ = ["Prompts", "Scores", "Study", "load_study", "mean_fit", "target_passes"]
 
-Prompts = Mapping[Hashable, Prompt]  # mostly {(seed, task.name): prompt}
-Scores = dict[Hashable, Evaluation]  # with the keys of the prompts
+Prompts = Mapping[Any, Prompt]  # mostly {(seed, task.name): prompt}
+Scores = dict[Any, Evaluation]  # with the keys of the prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,18 +128,18 @@ class Study:
         """Evaluate prompts on the target and the test facts: {key: Evaluation}."""
         return evaluate_many(self.lms[target], prompts, self.tasks, candidates=self.words)
 
-    def move(self, prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], source: str | Sequence[str], target: str,
-             **options: Any) -> dict[Hashable, Prompt]:
+    def move(self, prompts: Mapping[Any, Prompt | Sequence[Prompt]], source: str | Sequence[str], target: str,
+             **options: Any) -> dict[Any, Prompt]:
         """Call ``transfer_many`` with LMs given by name."""
         sources = self.lms[source] if isinstance(source, str) else [self.lms[name] for name in source]
         return transfer_many(prompts, source=sources, target=self.lms[target], **options)
 
-    def carry(self, prompts: Prompts, target: str) -> dict[Hashable, Prompt]:
+    def carry(self, prompts: Prompts, target: str) -> dict[Any, Prompt]:
         """Take mixtures of words to another LM. Unlike ``move``, this works for mixtures tuned on several LMs."""
         return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
 
     def distill(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
-                inputs: Mapping[str, Sequence[str]] | None, **options: Any) -> dict[Hashable, Prompt]:
+                inputs: Mapping[str, Sequence[str]] | None, **options: Any) -> dict[Any, Prompt]:
         """Distil prompts on the target with ``refine_many``: they learn the source's answers, without labels.
 
         Args:
@@ -233,7 +233,7 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
     return Study(lms, chosen, shared_anchors(*lms.values()).words, range(seed, seed + num_seeds))
 
 
-def mean_fit(moved: Mapping[Hashable, Prompt]) -> float:
+def mean_fit(moved: Mapping[Any, Prompt]) -> float:
     """The mean ``history.fit`` of transferred prompts: √R² on held-out anchors, which needs no label."""
     records = [prompt.history for prompt in moved.values()]
     return sum(record.fit for record in records if isinstance(record, Moved)) / len(records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def with_share(summary: pd.DataFrame, of: Any = "direct tuning") -> pd.DataFrame
     return summary.assign(**{"share of direct": summary["relation_mean"] / summary.loc[of, "relation_mean"]})
 
 
-def wins(cases: Mapping[Hashable, Mapping[tuple, Evaluations]], over: Mapping[str, Evaluations]) -> pd.DataFrame:
+def wins(cases: Mapping[Any, Mapping[tuple, Evaluations]], over: Mapping[str, Evaluations]) -> pd.DataFrame:
     """How often prompts do better than others on the same LM, for example than its manual templates.
 
     Args:
@@ -80,7 +80,7 @@ def by_seed(evaluations: Evaluations, digits: int = 1) -> pd.DataFrame:
     return (100 * means[scores["label"].unique()]).round(digits).rename_axis(columns=None)
 
 
-def over_facts(evaluations: Mapping[Hashable, Evaluation]) -> pd.DataFrame:
+def over_facts(evaluations: Mapping[Any, Evaluation]) -> pd.DataFrame:
     """P@1 of evaluations on one relation, one row for each, as a table for ``score_bars``.
 
     Returns:

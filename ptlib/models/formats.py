@@ -187,7 +187,8 @@ class GgufFiles(ModelFiles):
             raise LookupError(f"it has no tensor {EMBEDDINGS}")
         config = AutoConfig.from_pretrained(**self.read)
         if not config.architectures:
-            config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+            causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            config.architectures = [causal.__name__]
         return config
 
     def tokenizer(self) -> Any:

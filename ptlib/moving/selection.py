@@ -12,8 +12,9 @@ to choose from, the agreement of the best one rises, even if all are random.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +30,10 @@ from .anchors import shared_anchors
 __all__ = ["agreement", "select"]
 
 
-def agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequence[str], *,
+def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str], *,
               source: LanguageModel | Sequence[LanguageModel] | None = None,
               teacher: Prompt | Sequence[Prompt] | None = None,
-              candidates: Iterable[str] | None = None) -> dict[Hashable, float]:
+              candidates: Iterable[str] | None = None) -> dict[Any, float]:
     """How much each prompt's answers agree with those of the source, or with those of the other prompts.
 
     It needs no labels.
@@ -61,9 +62,9 @@ def agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Seq
     return _agreement(lm, prompts, inputs, *_pairs(source, teacher), candidates)[0]
 
 
-def _agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequence[str],
+def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str],
                sources: Sequence[LanguageModel], teachers: Sequence[Prompt],
-               candidates: Iterable[str] | None) -> tuple[dict[Hashable, float], int]:
+               candidates: Iterable[str] | None) -> tuple[dict[Any, float], int]:
     """``agreement``, and how many candidates were left out."""
     _check(lm, prompts, sources, teachers, inputs)
     words, dropped = _words([*((lm, prompt) for prompt in prompts.values()), *zip(sources, teachers, strict=True)],
@@ -80,7 +81,7 @@ def _agreement(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Se
             for name, words_chosen in best.items()}, dropped
 
 
-def select(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], inputs: Sequence[str], *,
+def select(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str], *,
            source: LanguageModel | Sequence[LanguageModel] | None = None,
            teacher: Prompt | Sequence[Prompt] | None = None, candidates: Iterable[str] | None = None) -> Prompt:
     """The prompt with the highest ``agreement``; the first of them if several are equal.
@@ -128,7 +129,7 @@ def _pairs(source: LanguageModel | Sequence[LanguageModel] | None,
     return sources, teachers
 
 
-def _check(lm: LanguageModel, prompts: Mapping[Hashable, Prompt], sources: Sequence[LanguageModel],
+def _check(lm: LanguageModel, prompts: Mapping[Any, Prompt], sources: Sequence[LanguageModel],
            teachers: Sequence[Prompt], inputs: Sequence[str]) -> None:
     if not prompts or (len(prompts) == 1 and not sources):
         raise PromptTransferError(f"got {len(prompts)} prompts; expected at least one with source= and teacher=, or at "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -38,10 +38,10 @@ def transfer(prompt: Prompt | Sequence[Prompt], *, source: LanguageModel | Seque
     return transfer_many({"prompt": prompt}, source=source, target=target, **options)["prompt"]
 
 
-def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
+def transfer_many(prompts: Mapping[Any, Prompt | Sequence[Prompt]], *,
                   source: LanguageModel | Sequence[LanguageModel], target: LanguageModel, method: str = "auto",
                   anchors: Anchors | None = None, normalize: str = "auto", weights: Sequence[float] | None = None,
-                  seed: int = 0, **method_options: Any) -> dict[Hashable, Prompt]:
+                  seed: int = 0, **method_options: Any) -> dict[Any, Prompt]:
     """Transfer many prompts from the same source (or sources) to ``target``, with one factorisation for all.
 
     | method | default normalisation | options |
@@ -105,7 +105,7 @@ def transfer_many(prompts: Mapping[Hashable, Prompt | Sequence[Prompt]], *,
     return _recorded(rows, move, found, method, {**options, **chosen}, time.perf_counter() - began)
 
 
-Rows = Mapping[Hashable, Sequence[Prompt]]  # {name: [one prompt for each source]}
+Rows = Mapping[Any, Sequence[Prompt]]  # {name: [one prompt for each source]}
 
 
 def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, method: str, anchors: Anchors | None,
@@ -134,7 +134,7 @@ def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, m
 
 
 def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mapping[str, Any],
-              seconds: float) -> dict[Hashable, Prompt]:
+              seconds: float) -> dict[Any, Prompt]:
     """The transferred prompts, each with its record."""
     template = common_template(prompt for row in rows.values() for prompt in row)
     fit = best_fit(move.fit)

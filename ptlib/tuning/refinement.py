@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,12 @@ def refine(prompt: Prompt, lm: LanguageModel, *, teacher: Prompt | Sequence[Prom
     return refine_many({"prompt": prompt}, lm, **options)["prompt"]
 
 
-def refine_many(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, *, mode: str = "distill",
+def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str = "distill",
                 source: LanguageModel | Sequence[LanguageModel] | None = None,
-                teacher: Mapping[Hashable, Prompt | Sequence[Prompt]] | None = None,
-                inputs: Mapping[Hashable, Sequence[str]] | None = None,
-                examples: Mapping[Hashable, Sequence[Example]] | None = None, epochs: int | None = None,
-                lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[Hashable, Prompt]:
+                teacher: Mapping[Any, Prompt | Sequence[Prompt]] | None = None,
+                inputs: Mapping[Any, Sequence[str]] | None = None,
+                examples: Mapping[Any, Sequence[Example]] | None = None, epochs: int | None = None,
+                lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[Any, Prompt]:
     """Improve existing prompts on their LM, all in one batch.
 
     ``"distill"`` needs no label. On unlabelled inputs, the prompt learns to predict what the sources predict with their
@@ -137,7 +137,7 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
     return learnt, judged
 
 
-def _check(prompts: Mapping[Hashable, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:
+def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:
     if not prompts:
         raise PromptTransferError("no prompts given; expected {name: Prompt} with at least one")
     if mode not in NEEDS:
