@@ -34,7 +34,7 @@ endef
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
 # The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.
 test: $(INSTALLED)

@@ -636,7 +636,7 @@ from ptlib.sweep import store
 
 def slow(lm, tasks, **options):
     with open(sys.argv[3], "a") as log:
-        log.write("".join(f"{task.name} {options['seed']}\\n" for task in tasks))
+        log.write("".join(f"{task.name} {options['seeds']}\\n" for task in tasks))
     time.sleep(1)
     return tune_seeds(lm, tasks, **options)
 
