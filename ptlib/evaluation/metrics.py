@@ -22,19 +22,17 @@ class Metric(NamedTuple):
     """A way to sum up an evaluation in one number.
 
     Attributes:
-        label: the metric's name in tables and figures.
         of: gives the number for an evaluation.
         of_facts: gives (n,) numbers, one for each fact, with this number as their mean; None if the metric is no mean
             over facts.
     """
 
-    label: str
     of: Callable[[Evaluation], float]
     of_facts: Callable[[Evaluation], np.ndarray] | None = None
 
 
-def mean_over_facts(label: str, of_facts: Callable[[Evaluation], np.ndarray]) -> Metric:
-    return Metric(label, lambda ev: float(of_facts(ev).mean()), of_facts)
+def mean_over_facts(of_facts: Callable[[Evaluation], np.ndarray]) -> Metric:
+    return Metric(lambda ev: float(of_facts(ev).mean()), of_facts)
 
 
 def filtered_hits(ev: Evaluation) -> np.ndarray:
@@ -52,12 +50,12 @@ def macro_f1(ev: Evaluation) -> float:
 
 
 METRICS = {
-    "p_at_1": mean_over_facts("P@1", lambda ev: ev.ranks == 1),
-    "p_at_10": mean_over_facts("P@10", lambda ev: ev.ranks <= 10),
-    "mrr": mean_over_facts("MRR", lambda ev: 1 / ev.ranks),
-    "filtered_p_at_1": mean_over_facts("filtered P@1", filtered_hits),
-    "accuracy": mean_over_facts("accuracy", lambda ev: ev.ranks == 1),  # P@1 among label words
-    "macro_f1": Metric("macro-F1", macro_f1),
+    "p_at_1": mean_over_facts(lambda ev: ev.ranks == 1),
+    "p_at_10": mean_over_facts(lambda ev: ev.ranks <= 10),
+    "mrr": mean_over_facts(lambda ev: 1 / ev.ranks),
+    "filtered_p_at_1": mean_over_facts(filtered_hits),
+    "accuracy": mean_over_facts(lambda ev: ev.ranks == 1),  # P@1 among label words
+    "macro_f1": Metric(macro_f1),
 }
 
 

@@ -145,6 +145,11 @@ def relation_mean(evaluations: Evaluations, metric: str = "p_at_1") -> float:
     return float(relation_means(list(flattened(evaluations)), metric).mean())
 
 
+def named_parts(label: Any, names: Sequence[str]) -> dict[str, Any]:
+    """{name: part} of a label, which is a tuple or a single part."""
+    return dict(zip(names, label if isinstance(label, tuple) else (label,), strict=True))
+
+
 def per_evaluation(evaluations: Evaluations, names: Sequence[str], metric: str = "p_at_1") -> pd.DataFrame:
     """A table with one row for each evaluation, to group by seed or by a part of the label.
 
@@ -158,7 +163,7 @@ def per_evaluation(evaluations: Evaluations, names: Sequence[str], metric: str =
     """
     rows = []
     for label, group in rows_of(evaluations).items():
-        parts = dict(zip(names, label if isinstance(label, tuple) else (label,), strict=True))
+        parts = named_parts(label, names)
         rows += [{**parts, "relation": evaluation.task, "seed": evaluation.seed, metric: evaluation.score(metric)}
                  for evaluation in group]
     return pd.DataFrame(rows)
@@ -177,7 +182,7 @@ def per_relation(evaluations: Evaluations, names: Sequence[str], metric: str = "
     """
     rows = []
     for label, group in rows_of(evaluations).items():
-        parts = dict(zip(names, label if isinstance(label, tuple) else (label,), strict=True))
+        parts = named_parts(label, names)
         counts: Counter[Hashable] = Counter(evaluation.task for evaluation in group)
         rows += [{**parts, "relation": relation, metric: score, "repeats": counts[relation]}
                  for relation, score in relation_means(group, metric).items()]

@@ -200,12 +200,11 @@ class Study:
 
 
 def target_passes(prompts: Prompts) -> float:
-    """Forward plus backward passes of tuning or refinement on the prompts' LM, in sequences: the mean over prompts.
+    """Forward plus backward passes of tuning, refinement or selection on the prompts' LM: the mean over prompts.
 
-    It is 0 for prompts that were only transferred.
+    It is counted in sequences, and 0 for prompts that were only transferred.
     """
-    records = [prompt.history for prompt in prompts.values()]
-    return sum(getattr(record, "forwards", 0) + getattr(record, "backwards", 0) for record in records) / len(records)
+    return sum(prompt.history.passes for prompt in prompts.values()) / len(prompts)
 
 
 def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None, relations: str | None = None, *,

@@ -169,8 +169,7 @@ class GgufFiles(ModelFiles):
     def __init__(self, path: str, revision: str | None = None):
         super().__init__(path, revision)
         if find_spec("gguf") is None:
-            self.way_out = "expected the package gguf: pip install 'ptlib[gguf]'"
-            raise ModelLoadError(f"cannot read {path!r}; {self.way_out}")
+            raise ModelLoadError(f"cannot read {path!r}; expected the package gguf: pip install 'ptlib[gguf]'")
         self.read = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
 
     @cached_property

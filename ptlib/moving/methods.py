@@ -26,7 +26,7 @@ from .anchors import Anchors
 from .relative import mean_relative, relative_representation, top_k_mask
 from .search import NORMALIZATIONS, choose_ridge, closed_form, gradient_search, held_out_fit, normalize_prompt
 
-__all__ = ["METHODS", "Method", "Move", "checked_options"]
+__all__ = ["METHODS", "Method", "Move", "checked_options", "method_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,25 +177,35 @@ def method(name: str, *, normalize: str = "affine", needs_mixtures: bool = False
     return register
 
 
+def method_of(name: str) -> Method:
+    """The method with this name.
+
+    Raises:
+        PromptTransferError: there is no such method.
+    """
+    if name not in METHODS:
+        raise PromptTransferError(f"method={name!r}; expected 'auto' or one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
 def checked_options(name: str, normalize: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a method: those given, and defaults for the rest.
 
     Raises:
         PromptTransferError: the method, an option or the normalisation is unknown, or a value is not allowed.
     """
-    if name not in METHODS:
-        raise PromptTransferError(f"method={name!r}; expected 'auto' or one of {', '.join(METHODS)}")
+    own = method_of(name)
     if normalize not in NORMALIZATIONS:
         raise PromptTransferError(f"normalize={normalize!r}; expected 'auto' or one of {', '.join(NORMALIZATIONS)}")
     if normalize == "affine-in-loss" and name != "gradient":
         raise PromptTransferError(f"normalize='affine-in-loss' with method={name!r}; only 'gradient' normalises in its "
                                   "loss: use normalize='affine'")
-    options = METHODS[name].options
+    options = own.options
     if unknown := given.keys() - options.keys():
         raise PromptTransferError(f"method {name!r} has no option {', '.join(sorted(unknown))}; it has "
                                   f"{', '.join(options) or 'none'}")
     for option, value in given.items():
-        kind = METHODS[name].kinds[option]
+        kind = own.kinds[option]
         if not kind.holds(value):
             raise PromptTransferError(f"{option}={value!r}; expected {kind.words}")
     return options | dict(given)

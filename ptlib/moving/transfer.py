@@ -19,7 +19,7 @@ from ..models.lm import LanguageModel
 from ..prompts.history import Moved, Origin
 from ..prompts.prompt import Prompt, common_template
 from .anchors import Anchors, shared_anchors
-from .methods import METHODS, Move, checked_options
+from .methods import METHODS, Move, checked_options, method_of
 from .search import best_fit, matching_loss
 
 __all__ = ["transfer", "transfer_many"]
@@ -121,7 +121,7 @@ def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, m
     if method == "auto":
         method, own = AUTO["words" if of_words else "one source" if len(sources) == 1 else "several sources"]
     else:
-        own = METHODS[method].normalize if method in METHODS else "none"
+        own = method_of(method).normalize
     options = checked_options(method, own if normalize == "auto" else normalize, given)
     _check_fit(method, options, of_words, anchors)
     if METHODS[method].normalize == "none" or normalize == "auto":
@@ -136,7 +136,6 @@ def _plan(rows: Rows, sources: Sequence[LanguageModel], target: LanguageModel, m
 def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mapping[str, Any],
               seconds: float) -> dict[Any, Prompt]:
     """The transferred prompts, each with its record."""
-    template = common_template(prompt for row in rows.values() for prompt in row)
     fit = best_fit(move.fit)
     loss = matching_loss(move.relative, found, move.target_anchors).mean(-1)
     moved, target = {}, move.target
@@ -149,7 +148,7 @@ def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mappi
                        tuple(Origin(p.lm_name, p.lm_fingerprint, p.meta, **own)
                              for p, own in zip(row, lost, strict=True)))
         # With one source, the result is still a mixture of words, so it can be transferred further as one.
-        moved[name] = Prompt(found[i].float().cpu(), template, target.name, target.fingerprint, row[0].task,
+        moved[name] = Prompt(found[i].float().cpu(), row[0].template, target.name, target.fingerprint, row[0].task,
                              record.as_json(), words[0] if len(words) == 1 else None)
     return moved
 

@@ -23,6 +23,11 @@ class Record:
         """The seed that the prompt was tuned with; None if it was not tuned or the seed is unknown."""
         return None
 
+    @property
+    def passes(self) -> int:
+        """Forward plus backward passes on the prompt's own LM, in sequences; 0 if the LM was not run."""
+        return 0
+
     def as_json(self) -> dict[str, Any]:
         """The record as plain JSON, for ``history_of``."""
         return {column.name: plain(getattr(self, column.name)) for column in fields(self)}
@@ -94,6 +99,10 @@ class Tuned(Record):
     @property
     def tuning_seed(self) -> int | None:
         return self.seed
+
+    @property
+    def passes(self) -> int:
+        return self.forwards + self.backwards
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,10 @@ class Refined(Record):
     def tuning_seed(self) -> int | None:
         return self.history.tuning_seed
 
+    @property
+    def passes(self) -> int:
+        return self.forwards + self.backwards
+
     def as_json(self) -> dict[str, Any]:
         return {"from" if name == "start" else name: value for name, value in super().as_json().items()}
 
@@ -224,6 +237,10 @@ class Selected(Record):
     @property
     def tuning_seed(self) -> int | None:
         return self.chosen.tuning_seed
+
+    @property
+    def passes(self) -> int:
+        return self.target_forwards + self.chosen.passes
 
     def as_json(self) -> dict[str, Any]:
         selected = super().as_json()

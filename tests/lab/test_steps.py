@@ -72,3 +72,15 @@ def test_tasks_with_label_words_rank_these(study):
     assert scores.num_candidates == len(labels.tasks[0].label_words)
     assert labels.majority()["zoo/topic"].num_candidates == 4
     assert "1 tasks with label words" in repr(labels)
+
+
+def test_what_a_prompt_has_cost_its_lm_is_counted(study, tuned):
+    """A choice among transferred prompts costs the inputs that the LM has read for it; the transfer itself nothing."""
+    moved = {method: study.move(tuned[A], A, B, method=method) for method in ("linear", "discretize")}
+    key, inputs = (0, "zoo/P36"), study.subjects["zoo/P36"][:4]
+    chosen = ptlib.select(study.lms[B], {method: found[key] for method, found in moved.items()}, inputs,
+                          source=study.lms[A], teacher=tuned[A][key])
+    assert lab.target_passes({key: chosen}) == 2 * len(inputs)
+    assert lab.target_passes(moved["linear"]) == 0
+    spent = [prompt.meta["forwards"] + prompt.meta["backwards"] for prompt in tuned[A].values()]
+    assert lab.target_passes(tuned[A]) == sum(spent) / len(spent) > 0
