@@ -42,10 +42,10 @@ def test_an_answer_does_not_depend_on_its_neighbours(question, size):
     seen = []
     with torch.inference_mode():
         for rows, batch in batches(layouts, lm, size):
-            together = lm.answer_logits(batch.ids, batch.mask, batch.slots, prompt.vectors, batch.answers)
+            together = batch.logits(lm, prompt.vectors)
             for row, logits in zip(rows, together, strict=True):
                 one = collate([layouts[row]], lm.device)
-                alone = lm.answer_logits(one.ids, one.mask, one.slots, prompt.vectors, one.answers)[0]
+                alone = one.logits(lm, prompt.vectors)[0]
                 assert (logits - alone).abs().max() <= allowed * max(1, alone.std().item())
                 seen.append(row)
     assert sorted(seen) == list(range(len(subjects)))
@@ -74,7 +74,7 @@ def test_hits_ranks_and_predictions_agree_and_ties_never_help(question, data):
         i for i in dict.fromkeys(lm.word_ids(WORDS, place)) if i is not None]
     with torch.inference_mode():  # in the batches that evaluate made: in bfloat16 another one rounds otherwise
         for rows, batch in batches(layouts, lm):
-            logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, prompt.vectors, batch.answers)
+            logits = batch.logits(lm, prompt.vectors)
             for row, own in zip(rows, logits, strict=True):
                 target = own[lm.word_ids([ev.examples[row].object], place)[0]]
                 assert ev.ranks[row] == (own[ids] >= target).sum()

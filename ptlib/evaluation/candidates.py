@@ -15,7 +15,7 @@ from ..models.lm import LanguageModel
 from ..prompts.templates import Template
 from ..tasks.task import Example
 
-__all__ = ["Candidates", "answerable", "candidates_of", "scorable"]
+__all__ = ["Candidates", "answerable", "candidates_of", "chosen_words", "scorable"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,19 @@ class Candidates:
     def ids(self) -> Tensor:
         """(C,) the token id of each word. Only for words of one token each."""
         return torch.tensor([token for token, in self.tokens], dtype=torch.long)
+
+
+def chosen_words(candidates: Iterable[str] | None, examples: Iterable[Example]) -> list[str] | None:
+    """The words that ``candidates=`` of ``evaluate`` means: ``"task"`` stands for the objects of the examples.
+
+    Raises:
+        TaskError: it is any other string.
+    """
+    if candidates == "task":
+        return sorted({example.object for example in examples})
+    if isinstance(candidates, str):
+        raise TaskError(f"candidates={candidates!r}; expected 'task', a list of words, or None for the default")
+    return None if candidates is None else list(candidates)
 
 
 def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Example],

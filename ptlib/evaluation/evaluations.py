@@ -22,7 +22,7 @@ from ..progress import progress_bar
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template
 from ..tasks.task import Example, Task
-from .candidates import Candidates, candidates_of, scorable
+from .candidates import Candidates, candidates_of, chosen_words, scorable
 from .metrics import metric_of
 from .ranking import rank
 from .scores import candidate_scores
@@ -144,9 +144,10 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
         prompt: the prompt to evaluate.
         examples: usually ``task.test``.
         candidates: the words to rank. The default is the label words of a classification task, and all whole words of
-            the vocabulary for any other task. To compare LMs on facts, give the words that all of them share. Words
-            that are not one token of ``lm`` at the answer slot are left out. Words with the same token are one
-            candidate.
+            the vocabulary for any other task. To compare LMs on facts, give the words that all of them share.
+            ``"task"`` ranks only the objects of ``examples`` and ``facts``: this asks whether the model knows the
+            answer, apart from whether the prompt asks for such a word. Words that are not one token of ``lm`` at the
+            answer slot are left out. Words with the same token are one candidate.
         k: the values of k in ``p_at_k``.
         multi_token: rank candidates of several tokens, too. The score of a candidate is then the mean log-probability
             of its tokens. A masked LM reads a candidate as one blank for each token, a causal LM one token after
@@ -165,7 +166,9 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
         NotFiniteError: some logits are not finite.
     """
     prompt.check(lm)
-    questions = _questions(lm, prompt.template, examples, candidates, multi_token, facts)
+    facts = None if facts is None else list(facts)
+    words = chosen_words(candidates, [*examples, *(facts or ())])
+    questions = _questions(lm, prompt.template, examples, words, multi_token, facts)
     return _answered(lm, prompt, questions, k, progress)
 
 
@@ -190,7 +193,7 @@ class Questions:
 
 
 def _questions(lm: LanguageModel, text: str, examples: Sequence[Example], given: Iterable[str] | None,
-               multi_token: bool, facts: Iterable[Example] | None) -> Questions:
+               multi_token: bool, facts: Sequence[Example] | None) -> Questions:
     if multi_token and lm.kind == "seq2seq":
         raise TaskError(f"multi_token=True, but {lm.name} is a sequence-to-sequence LM; use a masked or causal LM, or "
                         "leave multi_token out")
@@ -199,7 +202,7 @@ def _questions(lm: LanguageModel, text: str, examples: Sequence[Example], given:
     kept, columns, not_scorable = scorable(lm, examples, candidates)
     dropped = tuple((example, f"object {example.object!r} is {reason}") for example, reason in not_scorable)
     _check_scorable(kept, dropped)
-    true = None if facts is None else _true_columns(lm, kept, list(facts), candidates)
+    true = None if facts is None else _true_columns(lm, kept, facts, candidates)
     layouts = template.layout(lm, [example.subject for example in kept])
     return Questions(candidates, kept, layouts, torch.tensor(columns), true, dropped)
 
@@ -252,7 +255,7 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Any, Prompt], tasks: Seque
         prompts: {key: prompt}, as ``tune_many``, ``tune_seeds`` and ``transfer_many`` return them. If a prompt has no
             ``task``, its key is the name of its task.
         tasks: the tasks of all prompts.
-        candidates: the words to rank, as for ``evaluate``.
+        candidates: the words to rank, as for ``evaluate``; ``"task"`` means the objects of each task, in all splits.
         filtered: also compute ``filtered_ranks``, with the examples of all three splits as the known facts.
 
     Returns:
@@ -262,7 +265,8 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Any, Prompt], tasks: Seque
         TaskError: the task of a prompt is not among ``tasks``; also as ``evaluate``.
         PromptMismatchError, NotFiniteError: as ``evaluate``.
     """
-    words = None if candidates is None else list(candidates)
+    if not isinstance(candidates, str) and candidates is not None:
+        candidates = list(candidates)
     by_name = {task.name: task for task in tasks}
     asked: dict[tuple[str, str], Questions] = {}
     evaluations = {}
@@ -273,8 +277,9 @@ def evaluate_many(lm: LanguageModel, prompts: Mapping[Any, Prompt], tasks: Seque
             raise TaskError(f"prompt {key!r} is for task {name!r}; expected one of {', '.join(by_name)}")
         if (name, prompt.template) not in asked:
             task = by_name[name]
-            facts = [*task.train, *task.dev, *task.test] if filtered else None
-            asked[name, prompt.template] = _questions(lm, prompt.template, task.test, words, False, facts)
+            facts = [*task.train, *task.dev, *task.test]
+            asked[name, prompt.template] = _questions(lm, prompt.template, task.test, chosen_words(candidates, facts),
+                                                      False, facts if filtered else None)
         evaluations[key] = replace(_answered(lm, prompt, asked[name, prompt.template], KS, False), task=name)
     return evaluations
 
@@ -286,7 +291,7 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
 
     Args:
         task: the task with the train examples to count and the test examples to score.
-        candidates: the words to rank; by default the task's label words.
+        candidates: the words to rank; by default the task's label words. ``"task"`` means the task's objects.
 
     Raises:
         TaskError: no example can be scored, or there are neither candidates nor label words.
@@ -295,7 +300,7 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
         if task.label_words is None:
             raise TaskError(f"task {task.name!r} has no label words; give candidates=, such as anchors.words")
         candidates = task.label_words.values()
-    words = set(candidates)
+    words = set(chosen_words(candidates, [*task.train, *task.dev, *task.test]) or ())
     kept = [example for example in task.test if example.object in words]
     dropped = tuple((example, f"object {example.object!r} is not among the {len(words)} candidate words")
                     for example in task.test if example.object not in words)

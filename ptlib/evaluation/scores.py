@@ -51,7 +51,7 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
     if max(map(len, candidates)) == 1:
         ids = torch.tensor([token for token, in candidates], device=lm.device)
         for rows, batch in batches(layouts, lm):
-            yield rows, lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)[:, ids]
+            yield rows, batch.logits(lm, vectors)[:, ids]
         return
     questions: dict[tuple, list[tuple[int, int]]] = {}
     for column, tokens in enumerate(candidates):
@@ -64,7 +64,7 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         scores = torch.zeros(len(rows), len(candidates), device=lm.device)
         for (*filling, at), (columns, tokens) in asked.items():
             batch = collate([extended(lm, layouts[i], filling, at) for i in rows], lm.device)
-            logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
+            logits = batch.logits(lm, vectors)
             scores[:, columns] += logits.log_softmax(-1)[:, tokens]
         yield rows, scores / lengths
 

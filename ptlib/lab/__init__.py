@@ -12,6 +12,7 @@ from ..parameters import listed
 from ..progress import progress_bar
 from .plots import (
     LINES,
+    answer_bars,
     difference_points,
     score_bars,
     score_heatmap,
@@ -20,13 +21,14 @@ from .plots import (
     word_picture,
 )
 from .studies import Study, load_study, mean_fit, target_passes
-from .tables import by_seed, in_brackets, over_facts, percent, save_table, say, wins, with_share
+from .tables import by_seed, in_brackets, kinds_of_answers, over_facts, percent, save_table, say, wins, with_share
 from .words import nearest_words
 
 __all__ = [
-    "LINES", "Study", "begin", "by_seed", "difference_points", "in_brackets", "listed", "load_study", "mean_fit",
-    "nearest_words", "over_facts", "percent", "progress_bar", "rank_correlation", "save_table", "say", "score_bars",
-    "score_heatmap", "score_lines", "target_passes", "use_style", "wins", "with_share", "word_picture",
+    "LINES", "Study", "answer_bars", "begin", "by_seed", "difference_points", "in_brackets", "kinds_of_answers",
+    "listed", "load_study", "mean_fit", "nearest_words", "over_facts", "percent", "progress_bar", "rank_correlation",
+    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style", "wins",
+    "with_share", "word_picture",
 ]
 
 

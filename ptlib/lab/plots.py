@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 
 from ..prompts.mixtures import Mixture
 
-__all__ = ["LINES", "difference_points", "score_bars", "score_heatmap", "score_lines", "use_style", "word_picture"]
+__all__ = ["LINES", "answer_bars", "difference_points", "score_bars", "score_heatmap", "score_lines",
+           "use_style", "word_picture"]
 
 LIGHT_TO_DARK = "crest"
 LINES = [("0.1", "-", "o"), ("0.45", "--", "s"), ("0.1", ":", "^"), ("0.6", "-.", "D"), ("0.3", "--", "v"),
@@ -47,6 +48,28 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
            xlabel="mean P@1 over relations, % (95 % interval)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    return ax
+
+
+def answer_bars(kinds: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw the shares of right answers, other answers of the right kind, and other words, as one bar for each row.
+
+    Args:
+        kinds: the table of ``kinds_of_answers``.
+        title: of the figure.
+        ax: the axes to draw into; new ones if None.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 0.8 + 0.42 * len(kinds)))
+    left = np.zeros(len(kinds))
+    for (name, share), color in zip(kinds.items(), ("0.25", "0.6", "0.9"), strict=True):
+        ax.barh(range(len(kinds)), 100 * share, left=100 * left, color=color, edgecolor="0.2", lw=0.5, label=name)
+        left = left + share.to_numpy()
+    ax.set(yticks=range(len(kinds)), yticklabels=[_label(label) for label in kinds.index], xlim=(0, 100), title=title,
+           xlabel="share of the answers, %")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
     return ax
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
@@ -73,12 +73,18 @@ class Study:
         known = set(self.words)
         return [example for task in self.tasks for example in task.test if example.object not in known]
 
+    def with_test_facts(self, least: int) -> Study:
+        """The study of only those tasks with at least so many test facts whose object is a candidate word."""
+        known = set(self.words or ())
+        kept = [task for task in self.tasks if sum(example.object in known for example in task.test) >= least]
+        return replace(self, tasks=kept)
+
     # --- which models ---
 
     @cached_property
     def short(self) -> dict[str, str]:
-        """{name: its last part}, as labels for tables and figures."""
-        return {name: Path(name).name for name in self.lms}
+        """{name: its last part, without the ending of a file}, as labels for tables and figures."""
+        return {name: Path(name).name.removesuffix(".gguf") for name in self.lms}
 
     @cached_property
     def family(self) -> dict[str, str]:
@@ -124,9 +130,29 @@ class Study:
         options = {"seeds": self.seeds, "progress": False, **options}
         return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks, **options)
 
-    def score(self, target: str, prompts: Prompts) -> Scores:
-        """Evaluate prompts on the target and the test facts: {key: Evaluation}."""
-        return evaluate_many(self.lms[target], prompts, self.tasks, candidates=self.words)
+    @cached_property
+    def objects(self) -> dict[str, list[str]]:
+        """{task.name: the objects of all its facts that are candidate words}."""
+        known = set(self.words or ())
+        return {task.name: sorted({example.object for example in (*task.train, *task.dev, *task.test)} & known)
+                for task in self.tasks}
+
+    def score(self, target: str, prompts: Prompts, among: str = "all") -> Scores:
+        """Evaluate prompts on the target and the test facts: {key: Evaluation}.
+
+        Args:
+            target: the name of the LM.
+            prompts: for the target.
+            among: rank ``"all"`` candidate words, or only the ``"objects"`` of each task among them. The same facts
+                are scored.
+        """
+        if among == "all":
+            return evaluate_many(self.lms[target], prompts, self.tasks, candidates=self.words)
+        scores: Scores = {}
+        for task in self.tasks:
+            own = {key: prompt for key, prompt in prompts.items() if prompt.task == task.name}
+            scores |= evaluate_many(self.lms[target], own, [task], candidates=self.objects[task.name])
+        return {key: scores[key] for key in prompts}
 
     def move(self, prompts: Mapping[Any, Prompt | Sequence[Prompt]], source: str | Sequence[str], target: str,
              **options: Any) -> dict[Any, Prompt]:
@@ -166,24 +192,28 @@ class Study:
         return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **options)
                 for seed in self.seeds for task in self.tasks}
 
-    def direct(self, *tuned: Mapping[str, Prompts]) -> dict[str, Scores]:
+    def direct(self, *tuned: Mapping[str, Prompts], among: str = "all") -> dict[str, Scores]:
         """Score directly tuned prompts on their own LM, the ceiling of a transfer: {name: Scores}.
 
         Args:
             tuned: one or more {name: prompts}. For each LM, those with the best relation mean count.
+            among: as for ``score``.
         """
-        return {name: max((self.score(name, prompts[name]) for prompts in tuned), key=relation_mean)
+        return {name: max((self.score(name, prompts[name], among) for prompts in tuned), key=relation_mean)
                 for name in self.lms}
 
-    def manual(self) -> dict[str, Scores]:
+    def manual(self, among: str = "all") -> dict[str, Scores]:
         """Score the manual templates on each LM: {name: Scores}. The result is {} if a task has no manual template."""
         if not all(task.manual_template for task in self.tasks):
             return {}
-        return {name: self.score(name, {task.name: manual_prompt(lm, task) for task in self.tasks})
+        return {name: self.score(name, {task.name: manual_prompt(lm, task) for task in self.tasks}, among)
                 for name, lm in self.lms.items()}
 
     def majority(self) -> Scores:
-        """Score the most frequent object of each task as the answer: {task.name: Evaluation}, the same for every LM."""
+        """Score the most frequent object of each task as the answer: {task.name: Evaluation}, the same for every LM.
+
+        It is the same among all words and among a task's objects.
+        """
         return {task.name: evaluate_majority(task, self.words) for task in self.tasks}
 
     # --- tables ---
@@ -209,7 +239,7 @@ def target_passes(prompts: Prompts) -> float:
 
 def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None, relations: str | None = None, *,
                num_seeds: int = 1, seed: int = 0, every: int = 1, kinds: Sequence[str] = ("masked",),
-               first: str | None = None) -> Study:
+               first: str | None = None, dtype: str | None = None) -> Study:
     """Load the study that a notebook's parameters describe.
 
     Args:
@@ -219,12 +249,13 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
         every: take every n-th relation. It has no effect if ``relations`` names some.
         kinds: the kinds of LMs to keep, such as "masked".
         first: the LM to put first; the others stay in their order.
+        dtype: as for ``load_lm``.
 
     Raises:
         PromptTransferError: no LM is left. ``load_lm`` and ``load_tasks`` raise other errors of its kinds.
     """
     names = list_lms() if models == "zoo" else listed(models)
-    lms = {lm.name: lm for lm in map(load_lm, names) if lm.kind in kinds}
+    lms = {lm.name: lm for lm in (load_lm(name, dtype=dtype) for name in names) if lm.kind in kinds}
     if not lms:
         raise PromptTransferError(f"models={models!r} has no {' or '.join(kinds)} LM; expected at least one")
     lms = {name: lms[name] for name in sorted(lms, key=lambda name: name != first)}

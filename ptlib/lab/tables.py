@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from ..evaluation.evaluations import Evaluation
-from ..evaluation.summaries import Evaluations, per_evaluation, per_relation
+from ..evaluation.summaries import Evaluations, flattened, per_evaluation, per_relation
 
-__all__ = ["by_seed", "in_brackets", "over_facts", "percent", "save_table", "say", "wins", "with_share"]
+__all__ = ["by_seed", "in_brackets", "kinds_of_answers", "over_facts", "percent", "save_table", "say",
+           "wins", "with_share"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
           "difference_high")
@@ -65,6 +67,29 @@ def wins(cases: Mapping[Any, Mapping[tuple, Evaluations]], over: Mapping[str, Ev
         both = per_relation(by_pair, ["source", "target"]).merge(others, on=["target", "relation"])
         gaps = both["p_at_1_x"] - both["p_at_1_y"]
         rows[label] = {"better": (gaps > 0).mean(), "equal": (gaps == 0).mean(), "cases": len(gaps)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def kinds_of_answers(scores: Mapping[Any, Evaluations], objects: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """What LMs answer when they choose among many words: what is lost, the answer or its kind?
+
+    Args:
+        scores: {label: evaluations}, nested as for ``summarize``.
+        objects: {task.name: the objects of the task}.
+
+    Returns:
+        One row for each label, with shares that sum to 1, each relation counting the same: ``right``; ``another
+        object`` of the task, which is the right kind of answer; and ``another word``.
+    """
+    rows = {}
+    for label, found in scores.items():
+        shares = []
+        for one in flattened(found):
+            is_object = np.isin(one.answers, objects[one.task or ""])
+            right = one.ranks == 1
+            shares.append((one.task, right.mean(), (is_object & ~right).mean(), (~is_object & ~right).mean()))
+        table = pd.DataFrame(shares, columns=["task", "right", "another object", "another word"])
+        rows[label] = table.groupby("task").mean().mean()
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

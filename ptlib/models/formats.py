@@ -184,14 +184,28 @@ class GgufFiles(ModelFiles):
             raise LookupError("it has no tokenizer")
         if EMBEDDINGS not in names:
             raise LookupError(f"it has no tensor {EMBEDDINGS}")
-        config = AutoConfig.from_pretrained(**self.read)
+        with self.read_once():
+            config = AutoConfig.from_pretrained(**self.read)
         if not config.architectures:
             causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             config.architectures = [causal.__name__]
         return config
 
     def tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(**self.read)
+        with self.read_once():
+            return AutoTokenizer.from_pretrained(**self.read)
+
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Inside this context, transformers takes our reader: it would read the file's words anew at each step."""
+        import gguf
+
+        theirs: Any = gguf.GGUFReader
+        gguf.GGUFReader = lambda path: self.reader  # type: ignore[assignment, misc]  # for transformers alone
+        try:
+            yield
+        finally:
+            gguf.GGUFReader = theirs  # type: ignore[misc]
 
     def checkpoint(self, tokenizer: Any) -> Checkpoint:
         return Checkpoint(None, (Path(self.path).absolute(),), ())
@@ -199,7 +213,7 @@ class GgufFiles(ModelFiles):
     def model(self, kind: str, dtype: torch.dtype) -> PreTrainedModel:
         # No gradients flow through quantized weights, which tuning needs; and these models are small enough without.
         dequantized = GgufConfig(dequantize=True)
-        with without_bars(), own_bar():
+        with without_bars(), own_bar(), self.read_once():
             model, info = AUTO[kind].from_pretrained(**self.read, dtype=dtype, quantization_config=dequantized,
                                                      output_loading_info=True)
         check_loaded(info, kind)

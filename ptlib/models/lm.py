@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
 from ..errors import ModelLoadError, NotFiniteError, first_line
 from .fingerprints import Checkpoint, fingerprint_of_memory, table_fingerprint
-from .proof import prove
+from .prefixes import Prefixes
+from .proof import prove, reuses
 from .vocabulary import Vocabulary
 
 # The names under which configurations give the maximum length of an input.
@@ -209,7 +210,14 @@ class LanguageModel(Vocabulary):
         """Whether a sequence-to-sequence LM writes the whole text again (BART), or only the missing part (T5)."""
         return self.blank_id == self.tokenizer.mask_token_id
 
-    def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor) -> Tensor:
+    @cached_property
+    def prefixes(self) -> Prefixes | None:
+        """The memory of the texts before the prompt vectors; None if the model cannot go on from what it has read."""
+        prefixes = Prefixes(self.model)
+        return prefixes if self.kind == "causal" and reuses(self, prefixes) else None
+
+    def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor,
+                      past: tuple[DynamicCache, Tensor] | None = None) -> Tensor:
         """The logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
 
         Args:
@@ -218,6 +226,7 @@ class LanguageModel(Vocabulary):
             slots: (B, m) positions of the prompt vectors.
             vectors: (m, d) one prompt for all rows, or (B, m, d) one for each.
             answers: (B,) the positions at which the model predicts the answer.
+            past: what stands before each row, as ``prefixes.cache`` gives it; None if nothing does.
 
         Returns:
             (B, V) float32.
@@ -227,7 +236,7 @@ class LanguageModel(Vocabulary):
             ModelLoadError: the model's head needs more than the hidden states of its last layer.
         """
         embed = self.model.get_input_embeddings()
-        embeds, inputs = embed(ids), {}
+        embeds, inputs = embed(ids), dict[str, Any]()
         rows = torch.arange(len(ids), device=ids.device)
         if slots.shape[1]:
             vectors = vectors.to(embeds.dtype).expand(len(ids), -1, -1)
@@ -240,6 +249,11 @@ class LanguageModel(Vocabulary):
                 # T5 writes each sentinel and then its text, so the answer is predicted right after the first sentinel.
                 inputs["decoder_input_ids"] = torch.cat([start, torch.full_like(start, self.blank_id)], 1)
                 answers = torch.ones_like(answers)
+        if past is not None:
+            cache, earlier = past
+            inputs |= {"past_key_values": cache, "use_cache": True,
+                       "position_ids": earlier.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device)}
+            mask = torch.cat([earlier, mask], 1)
         with only_positions(self.model, rows, answers):
             [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()
         if len(logits) != len(ids):

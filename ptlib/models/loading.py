@@ -27,23 +27,25 @@ def list_lms(group: str = "zoo") -> list[str]:
     return [f"zoo/{config.parent.relative_to(ZOO).as_posix()}" for config in folders]
 
 
-def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | None = None, revision: str | None = None,
-            embeddings_only: bool = False) -> LanguageModel:
+def load_lm(name: str | Path, device: str = "auto", dtype: torch.dtype | str | None = None,
+            revision: str | None = None, embeddings_only: bool = False) -> LanguageModel:
     """Load a language model. Later calls in the same process return the same object while the files are unchanged.
 
     Args:
         name: a zoo model such as ``"zoo/bert-mini"``, a folder in Hugging Face format, a GGUF file, or a hub id.
         device: a torch device, or ``"auto"`` for the first available of CUDA, MPS and CPU.
-        dtype: the type of the weights; float32 if None. Embeddings and logits are always float32.
+        dtype: the type of the weights; float32 if None. ``"auto"``: bfloat16 where the device computes in it, which
+            is two to four times as fast, otherwise float32. Embeddings and logits are always float32.
         revision: the revision of a hub model.
         embeddings_only: read only the tokenizer and the embedding table. That is enough to transfer prompts to or from
             the model. Tuning and evaluation need the whole model.
 
     Raises:
-        ModelLoadError: the model or one of its files is missing or unreadable, the device is not available, or the
-            model fails a test of ``models.proof``.
+        ModelLoadError: the model or one of its files is missing or unreadable, the device is not available, ``dtype``
+            is another string, or the model fails a test of ``models.proof``.
     """
-    wanted = (str(name), full_device(str(device)), dtype or torch.float32, revision, embeddings_only)
+    place = full_device(str(device))
+    wanted = (str(name), place, full_dtype(dtype, place), revision, embeddings_only)
     path = find_model(str(name))
     # The files may have changed since the last call, and a relative path may mean another folder now.
     state = files_state(Path(path)) if Path(path).exists() else None
@@ -87,6 +89,21 @@ def full_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:  # which one torch raises depends on what is missing
         raise ModelLoadError(f"device {device!r} is not available ({first_line(error)}); expected 'auto' or one of "
                              f"{', '.join(present)}") from error
+
+
+def full_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+    """The type of the weights that ``dtype`` means on a device.
+
+    Where the processor only imitates bfloat16, it is hundreds of times slower than float32.
+    """
+    if isinstance(dtype, str):
+        if dtype != "auto":
+            raise ModelLoadError(f"dtype={dtype!r}; expected a torch dtype, 'auto', or None for float32")
+        processor = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = {"cuda": torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
+                  "cpu": processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)}
+        return torch.bfloat16 if native.get(torch.device(device).type) else torch.float32
+    return dtype or torch.float32
 
 
 def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str | None,

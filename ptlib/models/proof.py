@@ -18,8 +18,9 @@ from ..errors import ModelLoadError, first_line
 
 if TYPE_CHECKING:
     from .lm import LanguageModel
+    from .prefixes import Prefixes
 
-__all__ = ["Proof", "prove"]
+__all__ = ["Proof", "prove", "reuses"]
 
 SHORT, LONG = 3, 6  # the lengths of two sequences in tokens; a batch of both needs padding
 MIDDLE = 1  # the position at which a token is exchanged for another
@@ -64,9 +65,7 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
     if not words.isfinite().all():
         raise ModelLoadError(f"{described} gives logits that are not finite in {lm.model.dtype}; load it with "
                              "dtype=torch.float32, and if that does not help, its weights are broken")
-    # Rounding errors add up over the layers, above all in half precision. They are allowed relative to the logits'
-    # standard deviation; 1e-6 is for logits that are all equal.
-    allowed = max(1e-4, 16 * torch.finfo(lm.model.dtype).eps) * words.std() + 1e-6
+    allowed = rounding(lm, words)
 
     def same(first: Tensor, second: Tensor) -> bool:
         return bool((first - second).abs().max() <= allowed)
@@ -90,6 +89,39 @@ def prove(lm: LanguageModel, kind: str) -> Proof:
             kind = "causal"
         # Otherwise no prediction depends on another token, and only the configuration tells the kind.
     return Proof(kind, ignores_padding, time.perf_counter() - began)
+
+
+@torch.inference_mode()
+def reuses(lm: LanguageModel, prefixes: Prefixes) -> bool:
+    """Whether a causal LM that goes on from remembered keys and values gives the logits of the whole text.
+
+    It is tested on two texts with prefixes of different lengths, each followed by a prompt vector and a word.
+    """
+    tokens = ordinary_tokens(lm)
+    before = [tuple(tokens[:MIDDLE].tolist()), tuple(tokens[MIDDLE:SHORT + MIDDLE].tolist())]
+    rest, vectors = tokens[-2:].expand(len(before), -1), lm.embeddings[tokens[:2], None]
+    first = torch.zeros(len(before), 1, dtype=torch.long, device=lm.device)
+    try:
+        remembered = lm.answer_logits(rest, torch.ones_like(rest), first, vectors, first[:, 0] + 1,
+                                      prefixes.cache(before))
+    except Exception:  # a model without keys and values, or with others in each layer, may raise anything
+        return False
+    for row, prefix in enumerate(before):
+        whole = torch.cat([torch.tensor(prefix, device=lm.device), rest[row]])[None]
+        slot = first[:1] + len(prefix)
+        alone = lm.answer_logits(whole, torch.ones_like(whole), slot, vectors[row], slot[:, 0] + 1)[:, lm.given_ids]
+        if not (alone - remembered[row, lm.given_ids]).abs().max() <= rounding(lm, alone):
+            return False
+    return True
+
+
+def rounding(lm: LanguageModel, logits: Tensor) -> Tensor:
+    """The largest difference between two ways to compute the logits that rounding explains.
+
+    Rounding errors add up over the layers, above all in half precision. They are allowed relative to the logits'
+    standard deviation; 1e-6 is for logits that are all equal.
+    """
+    return max(1e-4, 16 * torch.finfo(lm.model.dtype).eps) * logits.std() + 1e-6
 
 
 def ordinary_tokens(lm: LanguageModel) -> Tensor:

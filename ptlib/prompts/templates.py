@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -197,12 +197,33 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """Layouts as tensors: ids (B, T), mask (B, T), slots (B, m), answers (B,)."""
+    """Layouts as tensors: ids (B, T), mask (B, T), slots (B, m), answers (B,).
+
+    If ``before`` is given, it has the first token ids of each layout, and the tensors are of the rest.
+    """
 
     ids: Tensor
     mask: Tensor
     slots: Tensor
     answers: Tensor
+    before: list[tuple[int, ...]] | None = None
+
+    def logits(self, lm: LanguageModel, vectors: Tensor) -> Tensor:
+        """The logits at the answer slots, (B, V), as ``LanguageModel.answer_logits`` gives them for the vectors."""
+        past = None
+        if self.before is not None:
+            assert lm.prefixes is not None
+            past = lm.prefixes.cache(self.before)
+        return lm.answer_logits(self.ids, self.mask, self.slots, vectors, self.answers, past)
+
+
+def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> Batch:
+    """Make a batch of layouts that are cut before their first prompt vector."""
+    cuts = [layout.slots[0] for layout in layouts]
+    rests = [Layout(layout.ids[cut:], [slot - cut for slot in layout.slots], layout.answer - cut)
+             for layout, cut in zip(layouts, cuts, strict=True)]
+    before = [tuple(layout.ids[:cut]) for layout, cut in zip(layouts, cuts, strict=True)]
+    return replace(collate(rests, device), before=before)
 
 
 def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
@@ -218,13 +239,16 @@ def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
 def batches(layouts: Sequence[Layout], lm: LanguageModel, size: int = 256) -> Iterator[tuple[list[int], Batch]]:
     """Batches of layouts of similar length, each with the indices of its layouts.
 
-    If padding changes the LM's logits, the layouts in a batch have equal lengths.
+    If padding changes the LM's logits, the layouts in a batch have equal lengths. If the LM can go on from what it has
+    read, they are cut before their first prompt vector.
     """
     assert lm.proof is not None  # ``Template.layout`` needs the whole LM for ``max_length``, so it was tested
+    begin_alike = all(layout.slots[:1] <= [0] for layout in layouts)
+    make = collate if begin_alike or lm.prefixes is None else collate_after_prefixes
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
     groups = [order] if lm.proof.ignores_padding else [
         list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]
     for group in groups:
         for at in range(0, len(group), size):
             chosen = group[at:at + size]
-            yield chosen, collate([layouts[i] for i in chosen], lm.device)
+            yield chosen, make([layouts[i] for i in chosen], lm.device)

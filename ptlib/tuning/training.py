@@ -19,7 +19,7 @@ from ..errors import NotFiniteError, PromptTransferError
 from ..evaluation.ranking import rank
 from ..models.lm import LanguageModel
 from ..progress import progress_bar
-from ..prompts.templates import Batch, Layout, batches
+from ..prompts.templates import Layout, batches
 
 __all__ = ["Data", "FreeVectors", "Trainee", "WordMixtures", "train"]
 
@@ -189,11 +189,6 @@ def learning_rate(step: int, steps: int) -> float:
     return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)
 
 
-def logits_of(lm: LanguageModel, batch: Batch, vectors: Tensor) -> Tensor:
-    """The logits at the answer slots, (B, V)."""
-    return lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
-
-
 def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
     """The cross-entropy of each example, (B,): over the vocabulary, or over the candidates for target distributions.
 
@@ -246,7 +241,7 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
         of_rows = leaf[[owner[i] for i in rows]]
         if added is not None:
             of_rows = of_rows + added[rows].to(lm.device)
-        loss = losses(logits_of(lm, batch, of_rows), data, rows)
+        loss = losses(batch.logits(lm, of_rows), data, rows)
         (loss * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
 
@@ -264,7 +259,7 @@ def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables:
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         for rows, batch in batches(data.layouts, lm):
             prompt_of = [owner[i] for i in rows]
-            logits = logits_of(lm, batch, vectors[prompt_of])
+            logits = batch.logits(lm, vectors[prompt_of])
             hit[rows] = hits(logits, parts, prompt_of, columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
         mean_hits, mean_losses = mean_hits + hit / len(lms), mean_losses + loss / len(lms)

@@ -53,7 +53,7 @@ def test_a_model_that_hears_padding_is_read_in_batches_of_equal_length(tmp_path,
         together = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
         for row, logits in zip(rows, together, strict=True):
             (_, own), = batches([layouts[row]], lm)
-            alone = lm.answer_logits(own.ids, own.mask, own.slots, vectors, own.answers)[0]
+            alone = own.logits(lm, vectors)[0]
             torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
     prompt = manual_prompt(lm, capitals)
     single = [evaluate(lm, prompt, [example]).ranks[0] for example in capitals.test]

@@ -1,0 +1,74 @@
+"""What a causal LM has read before the prompt vectors, computed once for each subject.
+
+A causal LM's states at the first tokens of a text depend on nothing that follows. In the template ``"[X] [V]*5 [Y]"``
+the subject stands before the vectors, so its keys and values are the same for every prompt and every step of tuning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+__all__ = ["Prefixes"]
+
+LIMIT = 2**30  # bytes of keys and values that are kept for a model
+
+
+class Prefixes:
+    """The keys and values of the prefixes that a causal LM has read.
+
+    They are kept up to ``LIMIT`` bytes; what exceeds them makes all others go, which costs time but no accuracy.
+
+    Args:
+        model: a causal ``transformers`` model that fills a ``DynamicCache`` with one key and one value a layer, all of
+            the same shape.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.known: dict[tuple[int, ...], Tensor] = {}  # {token ids: (2, layers, heads, T, width)}
+        self.size = 0
+
+    def cache(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[DynamicCache, Tensor]:
+        """A cache for a batch of B prefixes, padded on the left, and its mask (B, T).
+
+        Padded on the left, every token is as far from what follows as in the unpadded text, so that attention windows
+        stay what they are.
+        """
+        self.read(prefixes)
+        longest = max(map(len, prefixes))
+        first = self.known[prefixes[0]]
+        states = first.new_zeros(*first.shape[:2], len(prefixes), first.shape[2], longest, first.shape[4])
+        mask = torch.zeros(len(prefixes), longest, dtype=torch.long, device=first.device)
+        for row, prefix in enumerate(prefixes):
+            if prefix:
+                states[:, :, row, :, -len(prefix):] = self.known[prefix]
+                mask[row, -len(prefix):] = 1
+        return DynamicCache(zip(*states, strict=True)), mask
+
+    @torch.inference_mode(False)  # what is kept serves evaluation and tuning alike
+    @torch.no_grad()
+    def read(self, prefixes: Sequence[tuple[int, ...]]) -> None:
+        """Compute the keys and values of those prefixes that are not known yet."""
+        new = sorted(set(prefixes) - self.known.keys(), key=len)
+        if not new:
+            return
+        device = self.model.get_input_embeddings().weight.device
+        longest = max(1, len(new[-1]))
+        ids = torch.tensor([[*prefix, *[0] * (longest - len(prefix))] for prefix in new], device=device)
+        mask = torch.tensor([[1] * len(prefix) + [0] * (longest - len(prefix)) for prefix in new], device=device)
+        cache = DynamicCache()
+        self.model.get_decoder()(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        states = torch.stack([torch.stack([layer.keys for layer in cache.layers]),
+                              torch.stack([layer.values for layer in cache.layers])])
+        if self.size + states.nbytes > LIMIT:
+            kept = set(prefixes) - set(new)
+            self.known = {prefix: self.known[prefix] for prefix in kept}
+            self.size = sum(state.nbytes for state in self.known.values())
+        for row, prefix in enumerate(new):
+            self.known[prefix] = states[:, :, row, :, :len(prefix)].clone()
+            self.size += self.known[prefix].nbytes
