@@ -233,7 +233,7 @@ def ptlib_logits(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor) 
     """(B, V) logits of sentences, each with its prompt vectors (B, m, d), batched as ptlib does it."""
     found = {}
     for rows, batch in batches(layouts, lm):
-        logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors[rows], batch.answers)
+        logits = batch.logits(lm, vectors[rows])
         found |= dict(zip(rows, logits, strict=True))
     return torch.stack([found[row] for row in range(len(layouts))])
 

@@ -130,8 +130,9 @@ def train(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], *, tables: 
         tables: for each LM, the embeddings (k, d) of the words in mixtures; None for free vectors.
         epochs: passes over each prompt's train examples.
         lr: peak learning rate.
-        noise: standard deviation of the noise that is added to the prompt vectors, drawn anew for every example. It is
-            relative to the standard deviation of the LM's embeddings.
+        noise: largest level of the noise that is added to the prompt vectors. Each example draws its own level between
+            0 and this one, and normal noise with it as standard deviation. It is relative to the standard deviation of
+            the LM's embeddings.
         progress: show a bar.
         desc: label of the bar.
 
@@ -233,8 +234,8 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
     weight = torch.tensor([share / len(chosen[r]) for r in owner])
     added = None
     if noise:
-        added = torch.cat([torch.randn(len(rows), *vectors.shape[1:], generator=trainee.generator)
-                           for trainee, rows in zip(trainees, chosen, strict=True)]) * noise * lm.moments[1]
+        added = noise * lm.moments[1] * torch.cat([normal_noise(len(rows), vectors.shape[1:], trainee.generator)
+                                                   for trainee, rows in zip(trainees, chosen, strict=True)])
     # A detached leaf collects the gradients, so that each batch can free its own graph after its backward pass.
     leaf = vectors.detach().requires_grad_()
     for rows, batch in batches(data.layouts, lm):
@@ -244,6 +245,15 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
         loss = losses(batch.logits(lm, of_rows), data, rows)
         (loss * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
+
+
+def normal_noise(count: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """(count, *shape) normal noise; its standard deviation is uniform between 0 and 1, one for each of the count.
+
+    Weak noise lets a prompt find its way on models that strong noise confuses; strong noise makes it robust.
+    """
+    levels = torch.rand(count, *[1] * len(shape), generator=generator)
+    return levels * torch.randn(count, *shape, generator=generator)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from .training import Data, FreeVectors, Trainee, WordMixtures, train
 __all__ = ["starting_prompt", "tune", "tune_many", "tune_seeds"]
 
 # Noise is relative to the standard deviation of the embeddings.
-DEFAULTS = {"vectors": {"epochs": 30, "lr": 5e-3, "noise": 0.0}, "mixture": {"epochs": 60, "lr": 0.3, "noise": 1.0}}
+DEFAULTS = {"vectors": {"epochs": 30, "lr": 5e-3, "noise": 0.0}, "mixture": {"epochs": 60, "lr": 0.3, "noise": 1.5}}
 
 
 def tune(lm: LanguageModel | Sequence[LanguageModel], task: Task, *, seed: int = 0, **options: Any) -> Prompt:
@@ -56,7 +56,7 @@ def tune_many(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task]
 
 def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task], *, seeds: Sequence[int] = (0,),
                parameterization: str = "vectors", num_vectors: int = 5, template: str | None = None,
-               init: str | Sequence[str] = "random", epochs: int | None = None, lr: float | None = None,
+               init: str | Sequence[str] | None = None, epochs: int | None = None, lr: float | None = None,
                noise: float | None = None, progress: bool = True) -> dict[tuple[int, str], Prompt]:
     """Tune one prompt for each seed and task, all in one batch.
 
@@ -65,12 +65,12 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
     loss decides between equal ones. With noise it keeps the last state. Test examples are never read. Each task and
     seed has its own random numbers and schedule, so a prompt does not depend on the others in the batch.
 
-    | parameterization | the prompt is | epochs | lr | noise |
-    |---|---|---|---|---|
-    | ``"vectors"`` | free vectors, as in the paper | 30 | 5e-3 | 0 |
-    | ``"mixture"`` | softmax mixtures of words, each with a gain | 60 | 0.3 (of the logits) | 1 |
+    | parameterization | the prompt is | init | epochs | lr | noise |
+    |---|---|---|---|---|---|
+    | ``"vectors"`` | free vectors, as in the paper | random | 30 | 5e-3 | 0 |
+    | ``"mixture"`` | softmax mixtures of words, each with a gain | manual if there is a template | 60 | 0.3 | 1.5 |
 
-    The paper tunes for 10 epochs of about a thousand facts for each relation, with ``lr`` 3e-3.
+    The learning rate of a mixture is that of the logits of its weights. The paper tunes for 10 epochs of about a thousand facts for each relation, with ``lr`` 3e-3.
 
     Args:
         lm: the LM, which stays frozen; or several LMs, to tune one mixture on all of them with their mean loss.
@@ -80,20 +80,21 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
             these words: ``prompt.on(other)``.
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
-        init: the initial vectors. ``"random"``: random, on the scale of the embeddings. ``"manual"``: the embeddings of
+        init: the initial vectors; the default is in the table. ``"random"``: random, on the scale of the embeddings. ``"manual"``: the embeddings of
             the manual template's words in their order, repeated from the first if they are fewer than the vectors.
             A list of words, such as ``anchors.words``: the embeddings of m words drawn from it. A mixture starts from
             random weights, or with half of each vector's weight on its word.
         epochs: passes over the train examples; the default is in the table.
         lr: peak learning rate; the default is in the table.
-        noise: standard deviation of the normal noise that is added to the vectors, drawn anew for every example. It is
-            relative to the standard deviation of the embedding table; the default is in the table. Noise makes mixtures
-            transfer better (notebook 13_prompts_that_travel).
+        noise: largest standard deviation of the normal noise that is added to the vectors. Every example draws its own
+            level between 0 and this one, because models differ in how much they bear. It is relative to the standard
+            deviation of the embedding table; the default is in the table. Noise makes mixtures transfer better
+            (notebook 13_prompts_that_travel).
         progress: show a bar.
 
     With noise, a LayerNorm divides by the norm of vectors, positions and noise together. Without the noise, the vectors
-    then weigh more than they did in tuning, by √(1 + noise²) if positions are as long as words. The gains of a mixture
-    that was tuned on several LMs are therefore divided by √(1 + noise²). A mixture that was tuned on one LM keeps its
+    then weigh more than they did in tuning, by √(1 + noise²/3) if positions are as long as words, since the mean square
+    of the levels is noise²/3. The gains of a mixture that was tuned on several LMs are therefore divided by it. A mixture that was tuned on one LM keeps its
     gains, because on other LMs the larger norms outweigh its errors.
 
     Returns:
@@ -124,13 +125,15 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
         anchors = shared_anchors(*lms)
         words, tables = anchors.words, [anchors.of(model) for model in lms]
     examples = {task.name: _examples(lms, Template(template), task) for task in tasks}
-    trainees = {(seed, task.name): _start(lms, task, Template(template), init, words, seed, *examples[task.name][:2])
-            for seed in seeds for task in tasks}
+    starts = {task.name: _default_init(parameterization, task) if init is None else init for task in tasks}
+    trainees = {(seed, task.name): _start(lms, task, Template(template), starts[task.name], words, seed,
+                                          *examples[task.name][:2]) for seed in seeds for task in tasks}
     train(lms, list(trainees.values()), tables=tables, **settings, progress=progress,
           desc=f"tuning {len(trainees)} prompts on {' and '.join(model.name for model in lms)}")
     prompts = {}
     for (seed, name), trainee in trainees.items():
-        record = Tuned(parameterization, init if isinstance(init, str) else "words", **settings,
+        start = starts[name]
+        record = Tuned(parameterization, start if isinstance(start, str) else "words", **settings,
                        lms=tuple(model.name for model in lms), seed=seed, train=len(trainee.train[0].layouts),
                        dev=len(trainee.dev[0].layouts), dropped=examples[name][2], dev_p_at_1=trainee.best[0],
                        forwards=trainee.forwards, backwards=trainee.backwards)
@@ -143,6 +146,11 @@ def _settings(parameterization: str, **given: float | None) -> dict[str, Any]:
     if parameterization not in DEFAULTS:
         raise PromptTransferError(f"parameterization={parameterization!r}; expected one of {', '.join(DEFAULTS)}")
     return DEFAULTS[parameterization] | {name: value for name, value in given.items() if value is not None}
+
+
+def _default_init(parameterization: str, task: Task) -> str:
+    """A mixture of tens of thousands of words does not get going from a random start; the template's words show it."""
+    return "manual" if parameterization == "mixture" and task.manual_template else "random"
 
 
 def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, template: str | None = None,
@@ -170,7 +178,7 @@ def _finished(lms: Sequence[LanguageModel], trainee: Trainee, words: tuple[str, 
     norms = torch.stack([own.norm(dim=-1) / model.mean_length for own, model in zip(vectors, lms, strict=True)])
     gains = trainee.prompt.gains.detach().cpu().sign() * norms.mean(0)
     if len(lms) > 1:
-        gains = gains / math.hypot(1, record.noise)  # makes up for the missing noise: see ``tune_seeds``
+        gains = gains / math.hypot(1, record.noise / math.sqrt(3))  # makes up for the missing noise: see ``tune_seeds``
     mixture = Mixture(words, trainee.prompt.logits.detach().softmax(-1).cpu(), gains)
     return Prompt(mixture.on(lm).cpu(), template, lm.name, lm.fingerprint, task, record.as_json(), mixture)
 

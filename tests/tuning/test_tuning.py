@@ -365,7 +365,7 @@ def test_a_mixture_of_several_lms_is_as_loud_as_it_was_under_its_noise(toys, cap
     """Positions and noise in quadrature; that of one LM stays as it is."""
     for noise in (0.0, 1.0, 2.0):
         found = tune(both(toys), capitals, **STILL | {"noise": noise}, parameterization="mixture", num_vectors=3)
-        torch.testing.assert_close(found.mixture.gains, (1 + noise**2) ** -0.5 * as_tuned(found.mixture, *both(toys)))
+        torch.testing.assert_close(found.mixture.gains, (1 + noise**2 / 3) ** -0.5 * as_tuned(found.mixture, *both(toys)))
         torch.testing.assert_close(found.vectors, found.mixture.on(toys["bert"]))
     alone = tune(toys["bert"], capitals, **STILL | {"noise": 2.0}, parameterization="mixture", num_vectors=3)
     torch.testing.assert_close(alone.mixture.gains, as_tuned(alone.mixture, toys["bert"]))
