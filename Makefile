@@ -1,12 +1,13 @@
-# make run: the demo, to an HTML report. make test: everything. make check: the quick half of it, for who edits.
-# All set themselves up in .venv first.
+# make run: the demo, to an HTML report. make real: the same for real models, which it downloads (350 MB). make test:
+# everything. make check: the quick half of it, for who edits. All set themselves up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks/benchmarks/*.ipynb))
 DEMO := runs/demo
+REAL := runs/real
 
-.PHONY: run report check test notebooks figures clean
+.PHONY: run real report check test notebooks figures clean
 
 run: $(DEMO)/report.html
 	@echo
@@ -15,19 +16,31 @@ run: $(DEMO)/report.html
 # A sweep that was stopped goes on where it was; the page is there only once all runs are.
 $(DEMO)/report.html: notebooks/05_baselines.ipynb notebooks/11_report.ipynb notebooks/sweeps/demo.yaml $(INSTALLED)
 	$(BIN)/python -m ptlib.sweep $< --grid notebooks/sweeps/demo.yaml --out $(DEMO)
-	$(call render,$(DEMO),-p by method -p where "families == 'different' or families == 'target alone'")
+	$(call render,notebooks/11_report.ipynb,$(DEMO),-p runs $(DEMO) -p by method \
+	    -p where "families == 'different' or families == 'target alone'")
+
+# SmolLM2 (Apache-2.0) and Gemma 3, whose licence has to be accepted once: ACCEPT=gemma make real. A notebook that was
+# stopped starts again, with the prompts that it has tuned.
+real: export PTLIB_STORE := $(CURDIR)/runs/prompts
+real: $(INSTALLED)
+	$(BIN)/python -m ptlib.lab.real smollm2 gemma3
+	@mkdir -p $(REAL)
+	$(call render,notebooks/15_real_models.ipynb,$(REAL))
+	@echo
+	@echo "Page: file://$(CURDIR)/$(REAL)/report.html"
 
 # make report RUNS=runs/NAME WITH="-p by method": any sweep's page, with parameters of 11_report.
 report: $(INSTALLED)
-	$(call render,$(or $(RUNS),$(error RUNS is not given; expected the folder of a sweep: make report RUNS=runs/NAME)),$(WITH))
+	$(call render,notebooks/11_report.ipynb,$(or $(RUNS),$(error RUNS is not given; expected the folder of a sweep: make report RUNS=runs/NAME)),-p runs $(RUNS) $(WITH))
 	@echo "Report: file://$(CURDIR)/$(RUNS)/report.html"
 
-# Under another name first, so that the page exists only where its notebook ran through.
+# A notebook, run with parameters, as report.html in a folder; under another name first, so that the page exists only
+# where its notebook ran through.
 define render
-$(BIN)/papermill --progress-bar notebooks/11_report.ipynb $(1)/report.ipynb -p runs $(1) $(2)
+$(BIN)/papermill --progress-bar $(1) $(2)/report.ipynb $(3)
 $(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --TagRemovePreprocessor.enabled=True \
-    --TagRemovePreprocessor.remove_cell_tags example --output report.partial.html $(1)/report.ipynb
-@mv $(1)/report.partial.html $(1)/report.html
+    --TagRemovePreprocessor.remove_cell_tags example --output report.partial.html $(2)/report.ipynb
+@mv $(2)/report.partial.html $(2)/report.html
 endef
 
 # What takes long is marked slow in tests/; CI runs all of it.

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["Stamp", "content_digest", "remembered", "remove_partial", "replacing", "stamp_of", "write_text"]
+__all__ = ["Stamp", "cache_folder", "content_digest", "remembered", "remove_partial", "replacing", "stamp_of",
+           "write_text"]
 
 Stamp = tuple[str, int, int, int]  # path, size and times of change; as long as these stay the same, so does the content
 LARGE = 2**24  # bytes; hashing a smaller file takes less time than looking its hash up
@@ -56,7 +57,7 @@ def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
 
     @cache
     def of_stamp(stamp: Stamp) -> str:
-        cached = cache_folder() / hashlib.sha256(repr((hash_file.__name__, stamp)).encode()).hexdigest()
+        cached = cache_folder("hashes") / hashlib.sha256(repr((hash_file.__name__, stamp)).encode()).hexdigest()
         large = stamp[1] >= LARGE
         if large and cached.is_file():
             return cached.read_text(encoding="utf-8")
@@ -69,8 +70,9 @@ def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
     return lambda path: of_stamp(stamp_of(path))
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptlib" / "hashes"
+def cache_folder(content: str) -> Path:
+    """The folder of the user's cache for one kind of content, by default below ``~/.cache/ptlib``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ptlib" / content
 
 
 @remembered
