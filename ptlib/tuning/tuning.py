@@ -70,7 +70,8 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
     | ``"vectors"`` | free vectors, as in the paper | random | 30 | 5e-3 | 0 |
     | ``"mixture"`` | softmax mixtures of words, each with a gain | manual if there is a template | 60 | 0.3 | 1.5 |
 
-    The learning rate of a mixture is that of the logits of its weights. The paper tunes for 10 epochs of about a thousand facts for each relation, with ``lr`` 3e-3.
+    The learning rate of a mixture is that of the logits of its weights. The paper tunes for 10 epochs of about a
+    thousand facts for each relation, with ``lr`` 3e-3.
 
     Args:
         lm: the LM, which stays frozen; or several LMs, to tune one mixture on all of them with their mean loss.
@@ -80,10 +81,10 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
             these words: ``prompt.on(other)``.
         num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
-        init: the initial vectors; the default is in the table. ``"random"``: random, on the scale of the embeddings. ``"manual"``: the embeddings of
-            the manual template's words in their order, repeated from the first if they are fewer than the vectors.
-            A list of words, such as ``anchors.words``: the embeddings of m words drawn from it. A mixture starts from
-            random weights, or with half of each vector's weight on its word.
+        init: the initial vectors; the default is in the table. ``"random"``: random, on the scale of the embeddings.
+            ``"manual"``: the embeddings of the manual template's words in their order, repeated from the first if they
+            are fewer than the vectors. A list of words, such as ``anchors.words``: the embeddings of m words drawn
+            from it. A mixture starts from random weights, or with half of each vector's weight on its word.
         epochs: passes over the train examples; the default is in the table.
         lr: peak learning rate; the default is in the table.
         noise: largest standard deviation of the normal noise that is added to the vectors. Every example draws its own
@@ -94,8 +95,8 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
 
     With noise, a LayerNorm divides by the norm of vectors, positions and noise together. Without the noise, the vectors
     then weigh more than they did in tuning, by √(1 + noise²/3) if positions are as long as words, since the mean square
-    of the levels is noise²/3. The gains of a mixture that was tuned on several LMs are therefore divided by it. A mixture that was tuned on one LM keeps its
-    gains, because on other LMs the larger norms outweigh its errors.
+    of the levels is noise²/3. The gains of a mixture that was tuned on several LMs are therefore divided by it. A
+    mixture that was tuned on one LM keeps its gains, because on other LMs the larger norms outweigh its errors.
 
     Returns:
         {(seed, task.name): Prompt}, ready for ``transfer_many`` and ``evaluate_many``. With several LMs, each prompt is

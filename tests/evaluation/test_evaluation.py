@@ -45,6 +45,24 @@ def brute_force_ranks(lm, template, examples, candidates):
     return ranks
 
 
+def test_the_tasks_own_objects_as_candidates(toys, capitals):
+    lm, task = toys["bert"], replace(capitals, train=capitals.train[:4], dev=(), test=capitals.test[:5])
+    prompt = manual_prompt(lm, task)
+    words = sorted({example.object for example in task.test})
+    own = evaluate(lm, prompt, task.test, candidates="task")
+    assert own.num_candidates == len(words) < len(lm.words)
+    assert own.ranks.tolist() == evaluate(lm, prompt, task.test, candidates=words).ranks.tolist()
+    with_facts = evaluate(lm, prompt, task.test, candidates="task", facts=[*task.train, *task.test])
+    [many] = evaluate_many(lm, {"manual": replace(prompt, task=task.name)}, [task], candidates="task").values()
+    every = {example.object for example in (*task.train, *task.test)}
+    assert with_facts.num_candidates == many.num_candidates == len(every) > len(words)
+    assert many.ranks.tolist() == with_facts.ranks.tolist()
+    assert many.filtered_ranks is None
+    assert evaluate_majority(task, "task").num_candidates == len(every)
+    with pytest.raises(TaskError, match="candidates='objects'; expected 'task', a list of words, or None"):
+        evaluate(lm, prompt, task.test, candidates="objects")
+
+
 @pytest.mark.parametrize("candidates", [None, ["Paris", "Jamestown", "Cairo", "the", "zzyzx", "Paris"]],
                          ids=["all words", "given"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert"])

@@ -43,6 +43,32 @@ def test_starting_points_have_every_seed_and_task(study):
     assert torch.equal(words[0, "zoo/P36"].vectors, words[1, "zoo/P36"].vectors)
 
 
+def test_among_objects_the_same_facts_are_ranked_among_fewer_words(study, tuned):
+    wide, narrow = (study.score(A, tuned[A], among) for among in ("all", "objects"))
+    assert list(wide) == list(narrow) == list(tuned[A])
+    for key, one in narrow.items():
+        assert one.examples == wide[key].examples
+        assert one.num_candidates == len(study.objects[key[1]]) < wide[key].num_candidates == len(study.words)
+        assert (one.ranks <= wide[key].ranks).all()
+
+
+def test_answers_are_right_or_of_the_right_kind_or_neither(study, tuned):
+    scores = study.score(A, tuned[A])
+    found = lab.kinds_of_answers({"tuned": scores}, study.objects).loc["tuned"]
+    assert found.sum() == pytest.approx(1)
+    assert found["right"] == pytest.approx(ptlib.relation_mean(scores))
+    of_kind = [sum(answer in study.objects[one.task] for answer in one.answers) / one.n for one in scores.values()]
+    assert found["right"] + found["another object"] == pytest.approx(sum(of_kind) / len(of_kind))
+
+
+def test_only_tasks_with_enough_test_facts(study):
+    counts = {task.name: sum(fact.object in study.words for fact in task.test) for task in study.tasks}
+    least = max(counts.values())
+    assert [task.name for task in study.with_test_facts(least).tasks] == [
+        name for name, count in counts.items() if count == least]
+    assert study.with_test_facts(1).tasks == study.tasks
+
+
 def test_wins_are_counted_over_pairs_and_relations(study, tuned):
     direct, manual = study.direct(tuned), study.manual()
     cases = {(a, b): study.score(b, study.move(tuned[a], a, b)) for a, b in study.pairs}

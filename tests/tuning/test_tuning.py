@@ -19,6 +19,7 @@ from ptlib import (
     load_lm,
     load_task,
     load_tasks,
+    manual_prompt,
     random_prompt,
     refine,
     shared_anchors,
@@ -31,6 +32,7 @@ from ptlib import (
     tune_seeds,
 )
 from ptlib.prompts.templates import Template, collate
+from ptlib.tuning.training import normal_noise
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +271,7 @@ def test_several_seeds_of_mixtures_are_each_seed_alone(toys, capitals, larger):
 
 
 @pytest.mark.parametrize(("other", "equal"), [({}, True), ({"seed": 1}, False), ({"noise": 0.5}, False),
-                                              ({"init": "manual"}, False)])
+                                              ({"init": "random"}, False)])
 def test_same_seed_same_mixture(toys, capitals, other, equal):
     one, two = (tune(toys["bert"], capitals, **WORDS | options) for options in ({}, other))
     assert torch.equal(one.mixture.weights, two.mixture.weights) == equal
@@ -289,6 +291,28 @@ def test_without_noise_a_mixture_is_the_best_on_dev(bert_mini, zoo_tasks):
     best, last = (tune(bert_mini, task, parameterization="mixture", noise=noise) for noise in (0.0, 1e-12))
     assert mean_loss(bert_mini, best, dev) < mean_loss(bert_mini, last, dev) - 1
     assert mean_loss(bert_mini, last, train) < mean_loss(bert_mini, best, train) - 1
+
+
+def test_mixtures_start_from_the_templates_words_if_there_are_any(toys, capitals):
+    lm = toys["bert"]
+    start = tune(lm, capitals, **WORDS | STILL)
+    assert start.history.init == "manual"
+    words = manual_prompt(lm, capitals).template.replace("[X]", "").replace("[Y]", "").split()
+    for vector in range(3):
+        (leading, weight), = start.mixture.leading(vector, 1).items()
+        assert leading == words[vector % len(words)] and weight > 0.4
+    untold = tune(lm, replace(capitals, manual_template=None), **WORDS | STILL)
+    assert untold.history.init == "random" == tune(lm, capitals, **FAST).history.init
+    assert max(untold.mixture.leading(0, 1).values()) < 0.4
+
+
+def test_each_example_draws_its_own_level_of_noise():
+    """Uniform between none and all of it: so is the norm of each row of many numbers, but for chance."""
+    generator = torch.Generator().manual_seed(0)
+    noise = normal_noise(2000, (5, 64), generator)
+    levels = noise.square().mean((1, 2)).sqrt().sort().values
+    torch.testing.assert_close(levels, torch.linspace(0, 1, 2000), atol=0.1, rtol=0)
+    assert noise.std().item() == pytest.approx(3**-0.5, abs=0.02)
 
 
 def test_with_noise_dev_examples_are_not_looked_at(toys, capitals):
@@ -318,7 +342,7 @@ def test_given_words_start_mixtures_too(toys, capitals):
 
 
 def test_random_start_of_a_mixture_is_spread(toys, capitals):
-    mixture = tune(toys["bert"], capitals, parameterization="mixture", num_vectors=8, **STILL).mixture
+    mixture = tune(toys["bert"], capitals, parameterization="mixture", init="random", num_vectors=8, **STILL).mixture
     assert (mixture.perplexity > len(mixture.words) / 3).all()
 
 
@@ -365,7 +389,8 @@ def test_a_mixture_of_several_lms_is_as_loud_as_it_was_under_its_noise(toys, cap
     """Positions and noise in quadrature; that of one LM stays as it is."""
     for noise in (0.0, 1.0, 2.0):
         found = tune(both(toys), capitals, **STILL | {"noise": noise}, parameterization="mixture", num_vectors=3)
-        torch.testing.assert_close(found.mixture.gains, (1 + noise**2 / 3) ** -0.5 * as_tuned(found.mixture, *both(toys)))
+        louder = (1 + noise**2 / 3) ** 0.5  # the mean square of the levels is a third of the largest one's
+        torch.testing.assert_close(found.mixture.gains, as_tuned(found.mixture, *both(toys)) / louder)
         torch.testing.assert_close(found.vectors, found.mixture.on(toys["bert"]))
     alone = tune(toys["bert"], capitals, **STILL | {"noise": 2.0}, parameterization="mixture", num_vectors=3)
     torch.testing.assert_close(alone.mixture.gains, as_tuned(alone.mixture, toys["bert"]))
