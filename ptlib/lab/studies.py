@@ -30,6 +30,7 @@ from ..tasks.loading import load_tasks
 from ..tasks.task import Example, Task
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
+from .real import REAL, fetch
 
 __all__ = ["Prompts", "Scores", "Study", "load_study", "mean_fit", "target_passes"]
 
@@ -243,7 +244,8 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
     """Load the study that a notebook's parameters describe.
 
     Args:
-        models: comma-separated names or folders; "zoo" means all models of the zoo.
+        models: comma-separated names or folders; "zoo" means all models of the zoo, and a key of ``REAL`` a real model
+            that is fetched.
         tasks, root, relations: as for ``load_tasks``.
         num_seeds, seed: how many seeds, and the first of them.
         every: take every n-th relation. It has no effect if ``relations`` names some.
@@ -254,7 +256,7 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
     Raises:
         PromptTransferError: no LM is left. ``load_lm`` and ``load_tasks`` raise other errors of its kinds.
     """
-    names = list_lms() if models == "zoo" else listed(models)
+    names = list_lms() if models == "zoo" else [str(fetch(name)) if name in REAL else name for name in listed(models)]
     lms = {lm.name: lm for lm in (load_lm(name, dtype=dtype) for name in names) if lm.kind in kinds}
     if not lms:
         raise PromptTransferError(f"models={models!r} has no {' or '.join(kinds)} LM; expected at least one")
