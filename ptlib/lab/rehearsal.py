@@ -2,7 +2,8 @@
 
 It writes models of the true shapes with random weights, measures each step of the notebook on one relation of the zoo
 (time and memory), and prints these and an estimate for the grid on one machine like this and on eight. The numbers of
-facts and of shared words, on which the estimate depends, are the constants below.
+facts and of shared words, on which the estimate depends, are the constants below. It takes time by the clock: on a
+machine that does other work meanwhile, the estimate is too long.
 """
 
 from __future__ import annotations
