@@ -20,15 +20,16 @@ from .plots import (
     use_style,
     word_picture,
 )
+from .published import beside_published
 from .studies import Study, load_study, mean_fit, target_passes
 from .tables import by_seed, in_brackets, kinds_of_answers, over_facts, percent, save_table, say, wins, with_share
 from .words import nearest_words
 
 __all__ = [
-    "LINES", "Study", "answer_bars", "begin", "by_seed", "difference_points", "in_brackets", "kinds_of_answers",
-    "listed", "load_study", "mean_fit", "nearest_words", "over_facts", "percent", "progress_bar", "rank_correlation",
-    "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style", "wins",
-    "with_share", "word_picture",
+    "LINES", "Study", "answer_bars", "begin", "beside_published", "by_seed", "difference_points", "in_brackets",
+    "kinds_of_answers", "listed", "load_study", "mean_fit", "nearest_words", "over_facts", "percent", "progress_bar",
+    "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style",
+    "wins", "with_share", "word_picture",
 ]
 
 

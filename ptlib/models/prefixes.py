@@ -63,8 +63,9 @@ class Prefixes:
         mask = torch.tensor([[1] * len(prefix) + [0] * (longest - len(prefix)) for prefix in new], device=device)
         cache = DynamicCache()
         self.model.get_decoder()(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        states = torch.stack([torch.stack([layer.keys for layer in cache.layers]),
-                              torch.stack([layer.values for layer in cache.layers])])
+        layers: list[Any] = list(cache.layers)  # of keys and values, or this model is not asked
+        states = torch.stack([torch.stack([layer.keys for layer in layers]),
+                              torch.stack([layer.values for layer in layers])])
         if self.size + states.nbytes > LIMIT:
             kept = set(prefixes) - set(new)
             self.known = {prefix: self.known[prefix] for prefix in kept}

@@ -31,6 +31,7 @@ from distributed.scheduler import KilledWorker
 from ..errors import SweepError
 from ..files import replacing
 from ..progress import progress_bar
+from .estimates import estimate
 from .grids import OUT, Notebook, expand, read_grid, read_notebook, run_name
 from .inputs import Inputs, code_on_disk
 from .report import read_results
@@ -89,11 +90,8 @@ def run_sweep(notebook: str | Path, grid: str | Path | Mapping[str, Any], out: s
         SweepError: the grid does not fit the notebook, a file that it names cannot be read, the scheduler cannot be
             reached or is lost, or the disk is full.
     """
-    parsed = read_notebook(notebook)
-    grid = grid if isinstance(grid, Mapping) else read_grid(grid)
     out = Path(out).absolute()
-    inputs = Inputs(code_on_disk(), without=(out, store_of(out)))
-    runs = {run_name(parameters, parsed, inputs): parameters for parameters in expand(grid, parsed)}
+    parsed, runs = planned(notebook, grid, out)
     if fresh:
         forget(out, runs)
     skipped = finished(out, runs)
@@ -153,6 +151,15 @@ def work(client: Client, runs: Sequence[tuple[str, dict[str, Any]]], common: Swe
 
 
 # --- before the runs ----------------------------------------------------------------------------
+
+
+def planned(notebook: str | Path, grid: str | Path | Mapping[str, Any],
+            out: Path) -> tuple[Notebook, dict[str, dict[str, Any]]]:
+    """The notebook, and {name: parameters} of all runs of the grid; errors are those of ``run_sweep``."""
+    parsed = read_notebook(notebook)
+    grid = grid if isinstance(grid, Mapping) else read_grid(grid)
+    inputs = Inputs(code_on_disk(), without=(out, store_of(out)))
+    return parsed, {run_name(parameters, parsed, inputs): parameters for parameters in expand(grid, parsed)}
 
 
 def forget(out: Path, runs: Mapping[str, Any]) -> None:
@@ -254,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="skip what is finished (the default)")
     again.add_argument("--fresh", action="store_true", help="run again what is finished")
+    again.add_argument("--estimate", action="store_true",
+                       help="run nothing; say how long the rest takes on one worker and on eight, from finished runs")
     parser.add_argument("--collect", metavar="RUNS", help="write one table of all finished runs in this folder")
     options = parser.parse_args(arguments)
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # SweepError reports a lost scheduler
@@ -266,6 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if not (options.notebook and options.grid and options.out):
             parser.error("expected a notebook, --grid and --out, or else --collect")
+        if options.estimate:
+            out = Path(options.out).absolute()
+            print(estimate(planned(options.notebook, options.grid, out)[1], out))
+            return 0
         report = run_sweep(options.notebook, options.grid, options.out, scheduler=options.scheduler,
                            workers=options.workers, fresh=options.fresh)
     except SweepError as error:

@@ -1,0 +1,35 @@
+"""The paper's published numbers, to show beside those of a sweep over the paper's models.
+
+They are in ``published.csv``: mean P@1 in percent on LAMA T-REx (41 relations) by Wu, Wu and Mou (ICLR 2024, arXiv
+2310.01691), as reviews of the paper report them; take them as approximate. ``gradient`` is the paper's search. Its step
+was chosen by labelled facts of the target, and facts count if their object is in the paper's common vocabulary, so that
+they are not the same measurement as this repository's. The source of the projector's numbers is taken to be BERT-base,
+and the versions of ALBERT to be v2. Not in the file: two sources.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+__all__ = ["beside_published"]
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+KEYS = ["source", "target", "method"]
+
+
+def beside_published(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table for which the paper has a number, with this number in the column ``paper``, in percent.
+
+    Args:
+        table: with the index levels ``source``, ``target`` and ``method``. Models are known by the last part of their
+            names, such as "roberta-base"; the source is "" where nothing was transferred.
+    """
+    published = pd.read_csv(PUBLISHED, keep_default_na=False)
+    names = published[["source", "target"]].apply(lambda column: column.str.rpartition("/")[2])
+    index = pd.MultiIndex.from_frame(names.join(published["method"]))
+    ours = table.reorder_levels(KEYS)
+    short = [(source.rpartition("/")[2], target.rpartition("/")[2], method) for source, target, method in ours.index]
+    paper = pd.Series(published["p_at_1"].to_numpy(float), index).reindex(pd.MultiIndex.from_tuples(short, names=KEYS))
+    return ours.assign(paper=paper.to_numpy())[paper.notna().to_numpy()]
