@@ -20,10 +20,10 @@ NOTEBOOKS = Path("notebooks")
 
 
 def figures_of(notebook: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, PNG) of each tagged cell, as it was last run."""
+    """(name, PNG) of each tagged cell that was run."""
     for cell in nbformat.read(notebook, as_version=4).cells:
         for tag in cell.metadata.get("tags", ()):
-            if tag.startswith(TAG):
+            if tag.startswith(TAG) and cell.execution_count:
                 [picture] = [shown.data["image/png"] for shown in cell.outputs if "image/png" in shown.get("data", {})]
                 yield tag.removeprefix(TAG), base64.b64decode(picture)
 
