@@ -74,6 +74,7 @@ class Tuned(Record):
     """A prompt that ``tune`` made, with its options and its result.
 
     Attributes:
+        noise: the largest level of noise. In prompts of ptlib 0.1.0 it was the only one.
         lms: the names of the LMs that it was tuned on.
         train, dev: the number of examples that were used.
         dev_p_at_1: P@1 on the dev examples, at the step that was kept.
