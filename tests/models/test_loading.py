@@ -131,6 +131,16 @@ def test_embeddings_only_cannot_run(saved, capitals):
             run()
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells what its processor can do")
+def test_automatic_dtype_is_what_the_processor_computes_in(toys):
+    flags = Path("/proc/cpuinfo").read_text().split()
+    native = {"avx512_bf16", "amx_bf16"} & set(flags)
+    found = load_lm(toys["bert"].name, device="cpu", dtype="auto").model.dtype
+    assert found == (torch.bfloat16 if native else torch.float32)
+    with pytest.raises(ModelLoadError, match="dtype='half'; expected a torch dtype, 'auto', or None"):
+        load_lm(toys["bert"].name, dtype="half")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "gemma3", "t5-untied", "bart-scaled"])
 def test_half_precision(saved, capitals, name, dtype):
