@@ -20,6 +20,7 @@ from .evaluation.summaries import per_evaluation, per_relation, relation_mean, s
 from .models.lm import LanguageModel
 from .models.loading import list_lms, load_lm
 from .moving.anchors import Anchors, shared_anchors
+from .moving.calibration import calibrate
 from .moving.methods import METHODS
 from .moving.relative import encode
 from .moving.selection import agreement, select
@@ -39,9 +40,9 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "METRICS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture",
     "ModelLoadError", "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-    "SweepError", "Task", "TaskError", "agreement", "encode", "evaluate", "evaluate_majority", "evaluate_many",
-    "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt", "per_evaluation", "per_relation",
-    "random_prompt", "record", "refine", "refine_many", "relation_mean", "select", "set_progress", "shared_anchors",
-    "starting_prompt", "store", "summarize", "summarize_relations", "task_from_rows", "transfer", "transfer_many",
-    "tune", "tune_many", "tune_seeds",
+    "SweepError", "Task", "TaskError", "agreement", "calibrate", "encode", "evaluate", "evaluate_majority",
+    "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt", "per_evaluation",
+    "per_relation", "random_prompt", "record", "refine", "refine_many", "relation_mean", "select", "set_progress",
+    "shared_anchors", "starting_prompt", "store", "summarize", "summarize_relations", "task_from_rows", "transfer",
+    "transfer_many", "tune", "tune_many", "tune_seeds",
 ]

@@ -162,7 +162,8 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
     Raises:
         PromptMismatchError: the prompt was made for another LM.
         TaskError: no example can be scored; a label word is not one token of ``lm`` (with ``multi_token``: is unknown
-            to it); ``multi_token`` was given for a sequence-to-sequence LM.
+            to it); ``multi_token`` was given for a sequence-to-sequence LM, or for a calibrated prompt and candidates
+            of several tokens.
         NotFiniteError: some logits are not finite.
     """
     prompt.check(lm)
@@ -211,7 +212,8 @@ def _answered(lm: LanguageModel, prompt: Prompt, asked: Questions, k: Sequence[i
     n, ranked = len(asked.examples), asked.candidates
     results = {name: np.zeros(n, dtype=int) for name in ("ranks", "best", "tied", "filtered")}
     with torch.inference_mode(), progress_bar(total=n, show=progress, desc=f"evaluating on {lm.name}") as bar:
-        for rows, scores in candidate_scores(lm, asked.layouts, prompt.vectors.to(lm.device), ranked.tokens):
+        vectors = prompt.vectors.to(lm.device)
+        for rows, scores in candidate_scores(lm, asked.layouts, vectors, ranked.tokens, prompt.offsets):
             own = asked.columns[rows].to(lm.device)
             results["ranks"][rows], results["best"][rows], results["tied"][rows] = (x.cpu() for x in rank(scores, own))
             if asked.true is not None:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..errors import TaskError
 from ..models.lm import LanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template, batches, collate
@@ -30,8 +31,8 @@ def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int)
                   [slot + extra * (slot > start) for slot in layout.slots], start + at)
 
 
-def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor,
-                     candidates: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
+def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor, candidates: Sequence[Sequence[int]],
+                     offsets: Tensor | None = None) -> Iterator[tuple[list[int], Tensor]]:
     """Score the candidates for every layout, batch by batch.
 
     A causal LM reads the tokens of a candidate one after another, so one forward pass serves all candidates with the
@@ -43,6 +44,7 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         layouts: one for each example.
         vectors: (m, d) the prompt vectors.
         candidates: the token ids of each candidate.
+        offsets: (V,) added to the logits; only for candidates of one token.
 
     Yields:
         (indices, scores): the indices of a batch's layouts, and (B, C) the mean log-probability of each candidate's
@@ -50,9 +52,12 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
     """
     if max(map(len, candidates)) == 1:
         ids = torch.tensor([token for token, in candidates], device=lm.device)
+        added = 0 if offsets is None else offsets.to(lm.device)[ids]
         for rows, batch in batches(layouts, lm):
-            yield rows, batch.logits(lm, vectors)[:, ids]
+            yield rows, batch.logits(lm, vectors)[:, ids] + added
         return
+    if offsets is not None:
+        raise TaskError("the prompt is calibrated, which is known for answers of one token only; leave multi_token out")
     questions: dict[tuple, list[tuple[int, int]]] = {}
     for column, tokens in enumerate(candidates):
         for at, token in enumerate(tokens):
@@ -86,7 +91,7 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     template = Template(prompt.template)
     layouts, ids = template.layout(lm, subjects), cast(list[int], lm.word_ids(words, template.place))
     probabilities = torch.empty(len(subjects), len(words))
-    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids]):
+    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids], prompt.offsets):
         probabilities[rows] = scores.softmax(-1).cpu()
     return probabilities
 

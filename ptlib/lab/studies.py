@@ -20,6 +20,7 @@ from ..evaluation.summaries import relation_mean
 from ..models.lm import LanguageModel
 from ..models.loading import list_lms, load_lm
 from ..moving.anchors import shared_anchors
+from ..moving.calibration import calibrate
 from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
@@ -179,6 +180,20 @@ class Study:
         read = None if inputs is None else {key: inputs[prompt.task or ""] for key, prompt in prompts.items()}
         return refine_many(prompts, self.lms[target], source=self.lms[source], teacher=teachers, inputs=read,
                            **{"progress": False} | options)
+
+    def calibrate(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
+                  inputs: Mapping[str, Sequence[str]], **options: Any) -> dict[Any, Prompt]:
+        """Calibrate prompts on the target with ``calibrate``: they are given the source's prior over answers.
+
+        Args:
+            prompts: for the target.
+            teachers: the source's own prompts, with the same keys.
+            source, target: names of the LMs.
+            inputs: {task.name: what both LMs read}, such as ``subjects``.
+            options: of ``calibrate``.
+        """
+        return {key: calibrate(prompt, self.lms[target], source=self.lms[source], teacher=teachers[key],
+                               inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
 
     # --- baselines ---
 

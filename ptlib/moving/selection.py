@@ -59,7 +59,7 @@ def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence
         AnchorError: the LMs share no words.
         PromptTransferError: there is no prompt, or only one and no source; or sources and teachers differ in number.
     """
-    return _agreement(lm, prompts, inputs, *_pairs(source, teacher), candidates)[0]
+    return _agreement(lm, prompts, inputs, *pairs(source, teacher), candidates)[0]
 
 
 def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str],
@@ -72,7 +72,7 @@ def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequenc
     given = {name: answer_distributions(lm, prompt, inputs, words) for name, prompt in prompts.items()}
     if sources:
         reference = mean_answers(sources, teachers, inputs, words)
-        return {name: _overlap(answers, reference) for name, answers in given.items()}, dropped
+        return {name: overlap(answers, reference) for name, answers in given.items()}, dropped
     best = {name: answers.argmax(-1, keepdim=True) for name, answers in given.items()}
     votes = torch.zeros(len(inputs), len(words))
     for words_chosen in best.values():
@@ -93,7 +93,7 @@ def select(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[st
         the number of prompts to choose from (``among``), the sequences that the target read (``target_forwards``), and
         the number of candidates that are not one token in every LM (``dropped_candidates``).
     """
-    sources, teachers = _pairs(source, teacher)
+    sources, teachers = pairs(source, teacher)
     scores, dropped = _agreement(lm, prompts, inputs, sources, teachers, candidates)
     best = max(scores, key=scores.__getitem__)
     record = Selected(prompts[best].history, tuple(lm.name for lm in sources) or "the other prompts", scores[best],
@@ -101,7 +101,7 @@ def select(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[st
     return replace(prompts[best], meta=record.as_json())
 
 
-def _overlap(one: Tensor, other: Tensor) -> float:
+def overlap(one: Tensor, other: Tensor) -> float:
     """Σ min(p, q) of two sets of distributions (n, words), averaged over n."""
     return torch.minimum(one, other).sum(-1).mean().item()
 
@@ -118,7 +118,7 @@ def _words(asked: Sequence[tuple[LanguageModel, Prompt]], candidates: Iterable[s
     return words, len(given) - len(words)
 
 
-def _pairs(source: LanguageModel | Sequence[LanguageModel] | None,
+def pairs(source: LanguageModel | Sequence[LanguageModel] | None,
            teacher: Prompt | Sequence[Prompt] | None) -> tuple[list[LanguageModel], list[Prompt]]:
     """Sources and their prompts as lists, empty if there are none."""
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
@@ -140,6 +140,11 @@ def _check(lm: LanguageModel, prompts: Mapping[Any, Prompt], sources: Sequence[L
     if len(tasks) > 1:
         raise PromptMismatchError(f"the prompts are for different tasks ({', '.join(sorted(tasks))}); expected prompts "
                                   "for one task: select for each task separately")
+    check_inputs(inputs)
+
+
+def check_inputs(inputs: Sequence[str]) -> None:
+    """Raise TaskError unless there are inputs and all of them are text."""
     wrong = [inputs] if isinstance(inputs, str) else [text for text in inputs if not isinstance(text, str)]
     if wrong or not len(inputs):
         given = f"unusable inputs ({wrong[0]!r})" if wrong else "no inputs"

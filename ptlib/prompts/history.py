@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["Carried", "Moved", "Origin", "Other", "Record", "Refined", "Selected", "Tuned", "history_of"]
+__all__ = ["Calibrated", "Carried", "Moved", "Origin", "Other", "Record", "Refined", "Selected", "Tuned", "history_of"]
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,41 @@ class Selected(Record):
 
 
 @dataclass(frozen=True)
+class Calibrated(Record):
+    """A prompt that ``calibrate`` gave offsets.
+
+    Attributes:
+        before: the record of the prompt without them.
+        strength: λ, the part of the source's prior that was put in place of the target's.
+        sources: the names of the LMs whose prior it is.
+        target_forwards, source_forwards: the number of sequences in the forward passes.
+    """
+
+    before: Record
+    strength: float
+    sources: tuple[str, ...]
+    target_forwards: int
+    source_forwards: int
+
+    @property
+    def tuning_seed(self) -> int | None:
+        return self.before.tuning_seed
+
+    @property
+    def passes(self) -> int:
+        return self.target_forwards + self.before.passes
+
+    def as_json(self) -> dict[str, Any]:
+        calibrated = super().as_json()
+        return {**calibrated.pop("before"), "calibrated": calibrated}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Self:
+        rest = {name: value for name, value in meta.items() if name != "calibrated"}
+        return super().from_json({**meta["calibrated"], "before": history_of(rest)})
+
+
+@dataclass(frozen=True)
 class Carried(Record):
     """A mixture that ``Prompt.on`` computed for another LM.
 
@@ -282,8 +317,8 @@ class Carried(Record):
 
 def history_of(meta: Mapping[str, Any]) -> Record:
     """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
-    kinds = (("selected", Selected), ("lost_weight", Carried), ("from", Refined), ("matching_loss", Moved),
-             ("parameterization", Tuned))
+    kinds = (("calibrated", Calibrated), ("selected", Selected), ("lost_weight", Carried), ("from", Refined),
+             ("matching_loss", Moved), ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)

@@ -45,10 +45,13 @@ class Prompt:
         meta: how the prompt was made, as plain JSON; ``history`` is the same as records.
         mixture: the words and weights of the vectors, if they are mixtures. ``on`` computes such a prompt for other
             LMs. None for free vectors.
+        offsets: (V,) float32, added to the logits of all tokens at the answer slot, as ``calibrate`` makes them. They
+            belong to the LM: a prompt that is transferred or refined has none. None if nothing is added.
 
     Raises:
-        PromptMismatchError: the template does not have as many prompt slots as there are vectors.
-        NotFiniteError: some numbers of the vectors are not finite.
+        PromptMismatchError: the template does not have as many prompt slots as there are vectors, or the offsets are
+            not one number for each token.
+        NotFiniteError: some numbers of the vectors or offsets are not finite.
     """
 
     vectors: Tensor
@@ -58,12 +61,16 @@ class Prompt:
     task: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     mixture: Mixture | None = None
+    offsets: Tensor | None = None
 
     def __post_init__(self) -> None:
         slots = Template(self.template).num_vectors
         if self.vectors.ndim != 2 or len(self.vectors) != slots:
             raise PromptMismatchError(f"template {self.template!r} has {slots} prompt slots, but the vectors have the "
                                       f"shape {tuple(self.vectors.shape)}; expected ({slots}, d)")
+        if self.offsets is not None and not self.offsets.isfinite().all():
+            raise NotFiniteError(f"{int((~self.offsets.isfinite()).sum())} of the {self.offsets.numel()} offsets of a "
+                                 f"prompt for {self.lm_name} are not finite; calibrate it again")
         broken = int((~self.vectors.isfinite()).sum())
         if broken:
             raise NotFiniteError(f"{broken} of the {self.vectors.numel()} numbers of a prompt for {self.lm_name} are "
@@ -72,7 +79,8 @@ class Prompt:
     def __repr__(self) -> str:
         dropped = self.history.dropped if isinstance(self.history, Tuned | Refined) else {}
         counts = [count for reasons in dropped.values() for count in reasons.values()]
-        notes = f", {sum(counts)} examples dropped" * bool(counts) + self.unknown
+        notes = (f", {sum(counts)} examples dropped" * bool(counts) + ", calibrated" * (self.offsets is not None)
+                 + self.unknown)
         return f"Prompt({tuple(self.vectors.shape)}, {self.template!r}, for {self.lm_name}, task {self.task}{notes})"
 
     @cached_property
@@ -92,6 +100,9 @@ class Prompt:
         if self.vectors.shape[1] != lm.dim:
             raise PromptMismatchError(f"the prompt is {self.vectors.shape[1]} wide (made for {self.lm_name}), but "
                                       f"{lm.name} has embeddings of width {lm.dim}{advice}")
+        if self.offsets is not None and self.offsets.shape != (lm.vocab_size,):
+            raise PromptMismatchError(f"the prompt has offsets of the shape {tuple(self.offsets.shape)}, but {lm.name} "
+                                      f"has {lm.vocab_size} tokens; expected one for each: calibrate it again")
         known = lm.table_fingerprint if self.unknown else lm.fingerprint
         if self.lm_fingerprint != known:
             raise PromptMismatchError(f"the prompt was made for {self.lm_name} (fingerprint {self.lm_fingerprint}), "
@@ -121,6 +132,8 @@ class Prompt:
         if self.mixture is not None:
             attributes["words"] = self.mixture.words
             tensors |= {"weights": self.mixture.weights.contiguous(), "gains": self.mixture.gains.contiguous()}
+        if self.offsets is not None:
+            tensors["offsets"] = self.offsets.contiguous()
         with replacing(path) as partial:
             save_file(tensors, partial, metadata={"ptlib": json.dumps(attributes)})
         return path
@@ -144,7 +157,8 @@ class Prompt:
                 vectors = file.get_tensor("vectors")
                 if not vectors.is_floating_point():
                     raise ValueError(f"its vectors are {vectors.dtype}")
-                return cls(vectors.float(), **attributes, mixture=mixture)
+                offsets = file.get_tensor("offsets").float() if "offsets" in file.keys() else None  # noqa: SIM118
+                return cls(vectors.float(), **attributes, mixture=mixture, offsets=offsets)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise PromptLoadError(f"{path} holds no readable prompt ({error}); {expected}") from error
 
