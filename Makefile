@@ -23,7 +23,7 @@ $(DEMO)/report.html: notebooks/05_baselines.ipynb notebooks/11_report.ipynb note
 # stopped starts again, with the prompts that it has tuned.
 real: export PTLIB_STORE := $(CURDIR)/runs/prompts
 real: $(INSTALLED)
-	$(BIN)/python -m ptlib.lab.real smollm2 gemma3
+	$(BIN)/python -m ptlib.models.real smollm2 gemma3
 	@mkdir -p $(REAL)
 	$(call render,notebooks/15_real_models.ipynb,$(REAL))
 	@echo

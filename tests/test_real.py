@@ -1,7 +1,7 @@
 """A real language model, SmolLM2: its ranks are those of plain transformers, and prompts of the zoo are of use on it.
 
-The tests run where its file is in the cache, and download nothing. ``python -m ptlib.lab.real smollm2`` fetches it, as
-CI does before it runs them.
+The tests run where its file is in the cache, and download nothing. ``python -m ptlib.models.real smollm2`` fetches it,
+as CI does before it runs them.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 import ptlib
-from ptlib.lab.real import cached
+from ptlib.models.real import cached
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 RELATIONS = ("P17", "P37", "P103", "P407", "P1412")
@@ -22,7 +22,7 @@ def smollm2() -> Path:
     pytest.importorskip("gguf")
     path = cached("smollm2")
     if path is None:
-        pytest.skip("SmolLM2 is not in the cache; fetch it by: python -m ptlib.lab.real smollm2")
+        pytest.skip("SmolLM2 is not in the cache; fetch it by: python -m ptlib.models.real smollm2")
     return path
 
 

