@@ -13,7 +13,7 @@ from ..models.lm import LanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template, batches, collate
 
-__all__ = ["answer_distributions", "candidate_scores", "mean_answers"]
+__all__ = ["answer_distributions", "answer_scores", "candidate_scores", "mean_answers"]
 
 
 def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int) -> Layout:
@@ -75,6 +75,20 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
 
 
 @torch.inference_mode()
+def answer_scores(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], ids: Sequence[int]) -> Tensor:
+    """(n, ids) the logits of tokens at the answer slot for each subject, with the prompt's offsets, on the CPU.
+
+    Raises:
+        PromptMismatchError: the prompt was made for another LM.
+    """
+    prompt.check(lm)
+    layouts = Template(prompt.template).layout(lm, subjects)
+    scores = torch.empty(len(subjects), len(ids))
+    for rows, found in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids], prompt.offsets):
+        scores[rows] = found.cpu()
+    return scores
+
+
 def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], words: Sequence[str]) -> Tensor:
     """The probability of each word as the answer for each subject.
 
@@ -87,13 +101,8 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     Raises:
         PromptMismatchError: the prompt was made for another LM.
     """
-    prompt.check(lm)
-    template = Template(prompt.template)
-    layouts, ids = template.layout(lm, subjects), cast(list[int], lm.word_ids(words, template.place))
-    probabilities = torch.empty(len(subjects), len(words))
-    for rows, scores in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids], prompt.offsets):
-        probabilities[rows] = scores.softmax(-1).cpu()
-    return probabilities
+    ids = cast(list[int], lm.word_ids(words, Template(prompt.template).place))
+    return answer_scores(lm, prompt, subjects, ids).softmax(-1)
 
 
 def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],

@@ -72,13 +72,16 @@ class Study:
         """The test facts that no evaluation counts, because their object is not a candidate word."""
         if self.words is None:
             return []
-        known = set(self.words)
-        return [example for task in self.tasks for example in task.test if example.object not in known]
+        return [example for task in self.tasks for example in task.test if example.object not in self.known]
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The candidate words as a set; empty for tasks with label words."""
+        return frozenset(self.words or ())
 
     def with_test_facts(self, least: int) -> Study:
         """The study of only those tasks with at least so many test facts whose object is a candidate word."""
-        known = set(self.words or ())
-        kept = [task for task in self.tasks if sum(example.object in known for example in task.test) >= least]
+        kept = [task for task in self.tasks if sum(example.object in self.known for example in task.test) >= least]
         return replace(self, tasks=kept)
 
     # --- which models ---
@@ -135,8 +138,7 @@ class Study:
     @cached_property
     def objects(self) -> dict[str, list[str]]:
         """{task.name: the objects of all its facts that are candidate words}."""
-        known = set(self.words or ())
-        return {task.name: sorted({example.object for example in (*task.train, *task.dev, *task.test)} & known)
+        return {task.name: sorted({example.object for example in (*task.train, *task.dev, *task.test)} & self.known)
                 for task in self.tasks}
 
     def score(self, target: str, prompts: Prompts, among: str = "all") -> Scores:

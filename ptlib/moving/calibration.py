@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..errors import PromptTransferError
 from ..evaluation.candidates import answerable
+from ..evaluation.scores import answer_scores
 from ..models.lm import LanguageModel
 from ..prompts.history import Calibrated
 from ..prompts.prompt import Prompt
-from ..prompts.templates import Template, batches
+from ..prompts.templates import Template
 from .anchors import shared_anchors
 from .selection import check_inputs, overlap, pairs
 
@@ -66,33 +66,24 @@ def calibrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Sequ
     if not sources:
         raise PromptTransferError("no source given; expected source= and teacher=, whose answers are meant")
     check_inputs(inputs)
-    asked = list(zip([lm, *sources], [replace(prompt, offsets=None), *teachers], strict=True))
-    words = answerable(shared_anchors(lm, *sources).words, [(one, own.template) for one, own in asked])
-    ids, *ids_of_sources = ([i for i in one.word_ids(words, Template(own.template).place) if i is not None]
-                            for one, own in asked)
-    logits, *logits_of_sources = (answer_logits(one, own, inputs) for one, own in asked)
-    answers = [found[:, columns].log_softmax(-1) for found, columns in
-               zip(logits_of_sources, ids_of_sources, strict=True)]
+    bare = replace(prompt, offsets=None)
+    asked = [(lm, bare), *zip(sources, teachers, strict=True)]
+    words = answerable(shared_anchors(lm, *sources).words, [(one, made.template) for one, made in asked])
+    ids, *ids_of_sources = ([i for i in one.word_ids(words, Template(made.template).place) if i is not None]
+                            for one, made in asked)
+    whole = answer_scores(lm, bare, inputs, range(lm.vocab_size))
+    own = whole[:, ids]
+    answers = [answer_scores(one, made, inputs, columns).log_softmax(-1) for one, made, columns in
+               zip(sources, teachers, ids_of_sources, strict=True)]
     meant = torch.stack([found.mean(0) for found in answers]).mean(0)
     wanted = meant.min().repeat(lm.vocab_size)
     wanted[ids] = meant
-    difference = wanted - (logits - logits[:, ids].logsumexp(-1, keepdim=True)).mean(0)
+    difference = wanted - (whole - own.logsumexp(-1, keepdim=True)).mean(0)
     difference -= difference[ids].mean()
     if strength is None:
         reference = torch.stack([found.exp() for found in answers]).mean(0)
-        strength = max(STRENGTHS, key=lambda part: overlap(
-            (logits + part * difference)[:, ids].softmax(-1), reference))
+        change = difference[ids]
+        strength = max(STRENGTHS, key=lambda part: overlap((own + part * change).softmax(-1), reference))
     record = Calibrated(prompt.history, strength, tuple(one.name for one in sources), target_forwards=len(inputs),
                         source_forwards=len(inputs) * len(sources))
     return replace(prompt, offsets=strength * difference, meta=record.as_json())
-
-
-@torch.inference_mode()
-def answer_logits(lm: LanguageModel, prompt: Prompt, inputs: Sequence[str]) -> Tensor:
-    """(n, V) the logits at the answer slot for each input, on the CPU, with the prompt's own offsets if it has any."""
-    prompt.check(lm)
-    layouts = Template(prompt.template).layout(lm, inputs)
-    logits = torch.empty(len(inputs), lm.vocab_size)
-    for rows, batch in batches(layouts, lm):
-        logits[rows] = batch.logits(lm, prompt.vectors.to(lm.device))[:, :lm.vocab_size].cpu()
-    return logits if prompt.offsets is None else logits + prompt.offsets

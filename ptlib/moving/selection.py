@@ -119,7 +119,7 @@ def _words(asked: Sequence[tuple[LanguageModel, Prompt]], candidates: Iterable[s
 
 
 def pairs(source: LanguageModel | Sequence[LanguageModel] | None,
-           teacher: Prompt | Sequence[Prompt] | None) -> tuple[list[LanguageModel], list[Prompt]]:
+          teacher: Prompt | Sequence[Prompt] | None) -> tuple[list[LanguageModel], list[Prompt]]:
     """Sources and their prompts as lists, empty if there are none."""
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     teachers = [teacher] if isinstance(teacher, Prompt) else list(teacher or ())
