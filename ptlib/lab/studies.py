@@ -26,7 +26,8 @@ from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
 from ..prompts.history import Moved
-from ..prompts.prompt import Prompt, manual_prompt
+from ..prompts.prompt import Prompt, default_template, manual_prompt
+from ..prompts.templates import opened
 from ..sweep import store
 from ..tasks.loading import load_tasks
 from ..tasks.task import Example, Task
@@ -132,8 +133,12 @@ class Study:
     def tuned_on(self, names: Sequence[str], **options: Any) -> dict[tuple[int, str], Prompt]:
         """Tune prompts on one LM, or mixtures on several at once. ``options`` are those of ``tune_seeds``."""
         lms = [self.lms[name] for name in names]
-        options = {"seeds": self.seeds, "progress": False, **options}
+        options = {"seeds": self.seeds, "progress": False, **self.alike(options)}
         return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks, **options)
+
+    def alike(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a tuning, with a template that suits all LMs if they name none: prompts are moved."""
+        return {"template": default_template(options.get("num_vectors", 5), *self.lms.values()), **options}
 
     @cached_property
     def objects(self) -> dict[str, list[str]]:
@@ -207,7 +212,7 @@ class Study:
             init: ``"random"`` vectors, or the words of the ``"manual"`` template.
             options: of ``starting_prompt``.
         """
-        return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **options)
+        return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **self.alike(options))
                 for seed in self.seeds for task in self.tasks}
 
     def direct(self, *tuned: Mapping[str, Prompts], among: str = "all") -> dict[str, Scores]:
@@ -224,8 +229,13 @@ class Study:
         """Score the manual templates on each LM: {name: Scores}. The result is {} if a task has no manual template."""
         if not all(task.manual_template for task in self.tasks):
             return {}
-        return {name: self.score(name, {task.name: manual_prompt(lm, task) for task in self.tasks}, among)
-                for name, lm in self.lms.items()}
+        return {name: self.score(name, self.templates(name), among) for name in self.lms}
+
+    def templates(self, name: str) -> dict[str, Prompt]:
+        """The manual templates of the tasks as prompts for an LM: {task.name: Prompt}. All LMs read the same text."""
+        return {task.name: replace(manual_prompt(self.lms[name], task),
+                                   template=opened(task.manual_template or "", *self.lms.values()))
+                for task in self.tasks}
 
     def majority(self) -> Scores:
         """Score the most frequent object of each task as the answer: {task.name: Evaluation}, the same for every LM.

@@ -131,6 +131,14 @@ class LanguageModel(Vocabulary):
     def device(self) -> torch.device:
         return self.embeddings.device
 
+    @property
+    def loses_first_token(self) -> bool:
+        """Whether the LM hardly reads what stands first in a text: it is causal and its tokenizer adds no start token.
+
+        A causal LM attends to the first token whatever it means (attention sinks, Xiao et al. 2024, arXiv 2309.17453).
+        """
+        return self.kind == "causal" and not self.frame[0]
+
     @cached_property
     def fingerprint(self) -> str:
         if self._checkpoint is None:

@@ -24,7 +24,7 @@ from ..models.lm import LanguageModel
 from ..tasks.task import Task
 from .history import Carried, Record, Refined, Tuned, history_of
 from .mixtures import Mixture
-from .templates import Template
+from .templates import Template, opened
 
 __all__ = ["Prompt", "common_template", "default_template", "manual_prompt", "random_prompt", "random_vectors",
            "salted_generator"]
@@ -181,13 +181,13 @@ def read_attributes(text: str) -> dict[str, Any]:
     return attributes
 
 
-def default_template(num_vectors: int) -> str:
-    """The template of OptiPrompt (Zhong et al. 2021): subject, vectors, answer."""
-    return f"[X] [V]*{num_vectors} [Y] ."
+def default_template(num_vectors: int, *lms: LanguageModel) -> str:
+    """The template of OptiPrompt (Zhong et al. 2021): subject, vectors, answer. It is ``opened`` for the LMs."""
+    return opened(f"[X] [V]*{num_vectors} [Y] .", *lms)
 
 
 def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
-    """The task's manual template as a prompt without vectors.
+    """The task's manual template as a prompt without vectors, as ``opened`` for the LM.
 
     Raises:
         TaskError: the task has no manual template.
@@ -195,8 +195,8 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
     if task.manual_template is None:
         raise TaskError(f"task {task.name!r} has no manual template; give template= to load_task, or put a LAMA "
                         "relations.jsonl that describes the relation next to the task's file")
-    return Prompt(torch.zeros(0, lm.dim), task.manual_template, lm.name, lm.fingerprint, task.name,
-                  {"method": "manual"})
+    return Prompt(torch.zeros(0, lm.dim), opened(task.manual_template, lm), lm.name, lm.fingerprint,
+                  task.name, {"method": "manual"})
 
 
 def common_template(prompts: Iterable[Prompt]) -> str:
@@ -231,5 +231,5 @@ def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.G
 def random_prompt(lm: LanguageModel, num_vectors: int = 5, seed: int = 0) -> Prompt:
     """A prompt of random vectors on the scale of the LM's embeddings, as a start for tuning or as a baseline."""
     vectors = random_vectors(lm, (num_vectors,), torch.Generator().manual_seed(seed))
-    return Prompt(vectors, default_template(num_vectors), lm.name, lm.fingerprint, None,
+    return Prompt(vectors, default_template(num_vectors, lm), lm.name, lm.fingerprint, None,
                   {"method": "random", "seed": seed})

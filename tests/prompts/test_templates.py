@@ -1,13 +1,15 @@
 """Templates as token ids: equal to what the tokenizer makes of the whole sentence."""
 
 import re
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from families import FAMILIES
 
-from ptlib import PromptMismatchError, load_lm
-from ptlib.prompts.templates import Template, batches, collate
+from ptlib import PromptMismatchError, load_lm, manual_prompt, tune
+from ptlib.prompts.templates import Template, batches, collate, opened
 
 TEMPLATES = ["[X] [V]*5 [Y] .", "[V]*2 [X] [V] [Y] .", "The capital of [X] is [Y].", "The capital of [X] is [Y] .",
              "[Y] is the capital of [X] .", "[X], the old capital [V] [Y].", "[V]*5 [X] [Y]",
@@ -183,3 +185,24 @@ def test_batches_hold_every_layout_once_by_length(toys):
     assert sorted(i for chosen in rows for i in chosen) == list(range(5))
     lengths = [len(layouts[i].ids) for chosen in rows for i in chosen]
     assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize(("kind", "loses"), [("gpt2", True), ("qwen2", True), ("llama", False), ("gemma", False),
+                                             ("bert", False), ("t5", False)])
+def test_text_stands_before_a_subject_that_the_lm_would_hardly_read(lms, capitals, kind, loses):
+    """A causal LM whose tokenizer adds no start token hardly reads what stands first."""
+    lm, begins = lms[kind], "[X] lies in [Y] ."
+    assert lm.loses_first_token == loses
+    assert opened(begins, lm) == (f". {begins}" if loses else begins)
+    assert opened("In [X] [Y] .", lm) == "In [X] [Y] ."  # words stand first already
+    assert manual_prompt(lm, replace(capitals, manual_template=begins)).template == opened(begins, lm)
+    assert tune(lm, capitals, epochs=1, num_vectors=2, progress=False).template == opened("[X] [V]*2 [Y] .", lm)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Template(begins).layout(lm, ["France"])
+        Template(opened(begins, lm)).layout(lm, ["France"])
+    assert [f"as in {opened(begins, lm)!r}" in str(one.message) for one in caught] == [True] * loses
+
+
+def test_what_suits_one_of_several_lms_suits_all(lms):
+    assert opened("[X] [Y]", lms["bert"], lms["gpt2"]) == ". [X] [Y]"
