@@ -26,7 +26,7 @@ from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
 from ..prompts.history import Moved
-from ..prompts.prompt import Prompt, default_template, manual_prompt
+from ..prompts.prompt import Prompt, default_template, demonstrated_prompt, manual_prompt
 from ..prompts.templates import opened
 from ..sweep import store
 from ..tasks.loading import load_tasks
@@ -230,6 +230,14 @@ class Study:
         if not all(task.manual_template for task in self.tasks):
             return {}
         return {name: self.score(name, self.templates(name), among) for name in self.lms}
+
+    def demonstrated(self, among: str = "all", count: int = 3) -> dict[str, Scores]:
+        """Score ``demonstrated_prompt`` on each LM, with as many train facts in the text, new ones for each seed."""
+        if not all(task.manual_template for task in self.tasks):
+            return {}
+        return {name: self.score(name, {(seed, task.name): demonstrated_prompt(lm, task, count, seed)
+                                        for seed in self.seeds for task in self.tasks}, among)
+                for name, lm in self.lms.items()}
 
     def templates(self, name: str) -> dict[str, Prompt]:
         """The manual templates of the tasks as prompts for an LM: {task.name: Prompt}. All LMs read the same text."""

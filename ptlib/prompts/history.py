@@ -52,8 +52,8 @@ def plain(value: Any) -> Any:
 class Other(Record):
     """A prompt that was made in any other way, or in an unknown way.
 
-    The method may be "manual" (a template of words), "random" or "untuned" (drawn at random), or "peft" (read from a
-    PEFT checkpoint).
+    The method may be "manual" (a template of words), "demonstrated" (the same, behind some facts), "random" or
+    "untuned" (drawn at random), or "peft" (read from a PEFT checkpoint).
 
     Attributes:
         meta: ``Prompt.meta`` as it is.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from .history import Carried, Record, Refined, Tuned, history_of
 from .mixtures import Mixture
 from .templates import Template, opened
 
-__all__ = ["Prompt", "common_template", "default_template", "manual_prompt", "random_prompt", "random_vectors",
-           "salted_generator"]
+__all__ = ["Prompt", "common_template", "default_template", "demonstrated_prompt", "manual_prompt", "random_prompt",
+           "random_vectors", "salted_generator"]
 
 
 OLD_FINGERPRINT = 16  # the length of a fingerprint of ptlib 0.1.0
@@ -197,6 +197,26 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
                         "relations.jsonl that describes the relation next to the task's file")
     return Prompt(torch.zeros(0, lm.dim), opened(task.manual_template, lm), lm.name, lm.fingerprint,
                   task.name, {"method": "manual"})
+
+
+def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int = 0) -> Prompt:
+    """The manual template behind ``count`` train facts in its words, each with another object (Brown et al. 2020).
+
+    It costs no tuning, but a label for each fact, and it makes every text longer.
+
+    Raises:
+        TaskError: the task has no manual template, or its train facts have fewer than ``count`` different objects.
+    """
+    manual = manual_prompt(lm, task)
+    order = torch.randperm(len(task.train), generator=salted_generator(seed, task.name)).tolist()
+    by_object = {task.train[i].object: task.train[i] for i in order}
+    if len(by_object) < count:
+        raise TaskError(f"task {task.name!r} has train examples with {len(by_object)} different objects; expected at "
+                        f"least count={count}")
+    shown = list(by_object.values())[:count]
+    sentence = task.manual_template or ""  # manual_prompt has checked that there is one
+    text = " ".join(sentence.replace("[X]", fact.subject).replace("[Y]", fact.object) for fact in shown)
+    return replace(manual, template=f"{text} {sentence}", meta={"method": "demonstrated", "seed": seed})
 
 
 def common_template(prompts: Iterable[Prompt]) -> str:

@@ -24,6 +24,7 @@ from ptlib import (
     shared_anchors,
     transfer,
 )
+from ptlib.prompts.prompt import demonstrated_prompt
 
 
 @pytest.fixture
@@ -245,3 +246,20 @@ def test_a_prompt_that_is_not_finite_is_refused_wherever_it_comes_from(toys, tmp
     save_file({"vectors": vectors}, tmp_path / "p.safetensors", metadata=about)
     with pytest.raises(PromptTransferError, match="not finite"):
         Prompt.load(tmp_path / "p.safetensors")
+
+
+def test_demonstrations_are_train_facts_in_the_words_of_the_template(toys, capitals):
+    prompt = demonstrated_prompt(toys["bert"], capitals, count=3, seed=1)
+    *shown, asked = re.split(r"(?<= \.) ", prompt.template)
+    assert asked == capitals.manual_template
+    facts = {capitals.manual_template.replace("[X]", fact.subject).replace("[Y]", fact.object): fact.object
+             for fact in capitals.train}
+    assert len({facts[text] for text in shown}) == 3
+    assert prompt.template == demonstrated_prompt(toys["bert"], capitals, count=3, seed=1).template
+    assert prompt.template != demonstrated_prompt(toys["bert"], capitals, count=3, seed=2).template
+    assert evaluate(toys["bert"], prompt, capitals.test).n
+
+
+def test_more_demonstrations_than_objects_are_an_error(toys, capitals):
+    with pytest.raises(TaskError, match="count=99"):
+        demonstrated_prompt(toys["bert"], capitals, count=99)
