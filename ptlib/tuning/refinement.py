@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import PromptMismatchError, PromptTransferError, TaskError
-from ..evaluation.candidates import answerable
+from ..evaluation.candidates import Candidates, answerable
 from ..evaluation.scores import mean_answers
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
@@ -74,7 +74,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     Raises:
         PromptMismatchError: a prompt or teacher was not made for its LM or has no vectors, or the templates differ.
         PromptTransferError: there are no prompts, the mode is unknown, or an argument is missing or superfluous.
-        TaskError: there are no inputs, no example's object is one token of ``lm``, or a label word is not one token.
+        TaskError: there are no inputs, no example's object is one token of ``lm``, or a label word is unknown to it or
+            begins like that of another class.
         NotFiniteError: the loss or the logits of a step are not finite.
     """
     given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
@@ -129,10 +130,12 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
         raise TaskError(f"only {len(words)} words can answer the template {template.text!r} as one token of {lm.name} "
                         "and of the sources; expected at least two: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
-    layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
+    layouts = template.layout(lm, subjects)
+    ids = [i for i in lm.word_ids(words, template.place) if i is not None]  # all: the words can answer
+    candidates = Candidates(tuple(words), tuple((i,) for i in ids), lm.name, template.place)
     order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
-    learnt, judged = (Data([layouts[i] for i in part], targets[part], tokens)
+    learnt, judged = (Data([layouts[i] for i in part], targets[part].argmax(-1), targets[part], candidates)
                       for part in (order[len(held):] or order, held))
     return learnt, judged
 
