@@ -255,12 +255,12 @@ class Selected(Record):
 
 @dataclass(frozen=True)
 class Calibrated(Record):
-    """A prompt that ``calibrate`` gave offsets.
+    """A prompt that ``calibrate`` or ``calibrate_contextually`` gave offsets.
 
     Attributes:
         before: the record of the prompt without them.
         strength: λ, the part of the source's prior that was put in place of the target's.
-        sources: the names of the LMs whose prior it is.
+        sources: the names of the LMs whose prior it is; () if the target's was only taken away.
         target_forwards, source_forwards: the number of sequences in the forward passes.
     """
 
