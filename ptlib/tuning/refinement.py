@@ -66,7 +66,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
         examples: {name: labelled examples}; for "few-shot".
         decline: for "distill": leave a prompt as it is, mixture and offsets included, if the target is surer of its
             answers with it than the sources are with theirs (``confidence``, on the inputs), so that a weak source
-            does not pull a strong target down. It needs no label, and one more forward pass for each input.
+            does not pull a strong target down. It needs no label, and one more forward pass for each input. It is off
+            by default, because it also declines some prompts that a good source would have made better.
         epochs: passes over the inputs or examples; by default 15 for "distill" and 30 for "few-shot".
         lr: peak learning rate.
         seed: of the order of the examples, the choice of held-out inputs, and the choice of words.
