@@ -239,8 +239,8 @@ def load_task(name: str, root: str | Path | None = None, *, template: str | None
             template that a LAMA ``relations.jsonl`` near the file has for the file's name (``P36``); without that, the
             zoo's template for this name.
         label_words: {label: word}, or the words of the classes 0, 1, … in order. They make it a classification task. A
-            list of words in place of a word gives the class the mean of their scores (Schick, Schmid and Schütze 2020). A word
-            of several tokens counts by the first of them.
+            list of words in place of a word gives the class the mean of their scores (Schick, Schmid and Schütze
+            2020). A word of several tokens counts by the first of them.
             The default is the label words in ``NAME.verbalizer.json`` ({"label_words": {...}, "template": "..."}) next
             to the file or folder NAME. Without that, the labels in a column ``label`` are words themselves.
 
