@@ -14,6 +14,7 @@ from .errors import (
     SweepError,
     TaskError,
 )
+from .evaluation.contextual import calibrate_contextually
 from .evaluation.evaluations import Evaluation, evaluate, evaluate_majority, evaluate_many
 from .evaluation.metrics import METRICS
 from .evaluation.summaries import per_evaluation, per_relation, relation_mean, summarize, summarize_relations
@@ -40,9 +41,9 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "METRICS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture",
     "ModelLoadError", "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-    "SweepError", "Task", "TaskError", "agreement", "calibrate", "encode", "evaluate", "evaluate_majority",
-    "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks", "manual_prompt", "per_evaluation",
-    "per_relation", "random_prompt", "record", "refine", "refine_many", "relation_mean", "select", "set_progress",
-    "shared_anchors", "starting_prompt", "store", "summarize", "summarize_relations", "task_from_rows", "transfer",
-    "transfer_many", "tune", "tune_many", "tune_seeds",
+    "SweepError", "Task", "TaskError", "agreement", "calibrate", "calibrate_contextually", "encode", "evaluate",
+    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
+    "manual_prompt", "per_evaluation", "per_relation", "random_prompt", "record", "refine", "refine_many",
+    "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
+    "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many", "tune_seeds",
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import TaskError
 from ..models.lm import LanguageModel
 from ..prompts.templates import Template
-from ..tasks.task import Example
+from ..tasks.task import Example, LabelWord, words_of_class
 
 __all__ = ["Candidates", "answerable", "candidates_of", "chosen_words", "scorable"]
 
@@ -23,11 +25,12 @@ class Candidates:
     """The candidate words of one LM, each with its tokens at the answer slot. No two words have the same tokens.
 
     Attributes:
-        words: spelled as they were given, or as in the vocabulary.
-        tokens: one tuple of token ids for each word.
+        words: spelled as they were given, or as in the vocabulary. A class of several words is here by the first.
+        tokens: one tuple of token ids for each word that is scored.
         lm_name: the LM that the token ids belong to.
         place: the text before the answer slot, which the tokens depend on; see ``LanguageModel.tokenize_at``.
         multi_token: whether words of several tokens are allowed.
+        owners: for each of ``tokens`` the index of its candidate; () if every candidate is a single word.
     """
 
     words: tuple[str, ...]
@@ -35,19 +38,36 @@ class Candidates:
     lm_name: str
     place: str
     multi_token: bool = False
+    owners: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.words)
 
     @cached_property
-    def columns(self) -> dict[tuple[int, ...], int]:
-        """{tokens: index of the word}."""
-        return {tokens: column for column, tokens in enumerate(self.tokens)}
+    def columns(self) -> dict[str | tuple[int, ...], int]:
+        """{word: its index, tokens: the index of their word}."""
+        owners = self.owners or range(len(self))
+        return {**dict(zip(self.words, range(len(self)), strict=True)), **dict(zip(self.tokens, owners, strict=True))}
 
     @cached_property
     def ids(self) -> Tensor:
-        """(C,) the token id of each word. Only for words of one token each."""
+        """The token ids of all words that are scored. Only for words of one token each."""
         return torch.tensor([token for token, in self.tokens], dtype=torch.long)
+
+    @cached_property
+    def answers(self) -> Tensor:
+        """(C, w) the token ids of each candidate's words, −1 where it has fewer. Only for words of one token each."""
+        if not self.owners:
+            return self.ids[:, None]
+        owners = torch.tensor(self.owners)
+        return pad_sequence([self.ids[owners == c] for c in range(len(self))], batch_first=True, padding_value=-1)
+
+    def pooled(self, scores: Tensor) -> Tensor:
+        """(B, C) the score of each candidate: the mean over its words, whose scores are (B, words)."""
+        if not self.owners:
+            return scores
+        owners = torch.tensor(self.owners, device=scores.device)
+        return scores.new_zeros(len(scores), len(self)).index_add(1, owners, scores) / owners.bincount()
 
 
 def chosen_words(candidates: Iterable[str] | None, examples: Iterable[Example]) -> list[str] | None:
@@ -67,25 +87,24 @@ def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Exam
                   given: Iterable[str] | None = None, multi_token: bool = False) -> Candidates:
     """The words to rank.
 
-    These are the words in ``given``, if there are any; otherwise the label words of a classification task; otherwise
-    all whole words of the vocabulary or, with ``multi_token``, the objects of the examples. Words with the same tokens
+    These are the words in ``given``, if there are any; otherwise the classes of a classification task; otherwise all
+    whole words of the vocabulary or, with ``multi_token``, the objects of the examples. Words with the same tokens
     (*Paris* and *paris* to an uncased model) are one candidate.
 
     Raises:
-        TaskError: the examples have different label words; a label word is not one token (with ``multi_token``: is
-            unknown), or has the tokens of another one; no candidate is left.
+        TaskError: the examples have different label words; a label word is unknown, or begins with the token (with
+            ``multi_token``: has all the tokens) of another class's; no candidate is left.
     """
     label_words = list(dict.fromkeys(example.choices for example in examples)) if given is None else []
     if len(label_words) > 1:
         raise TaskError(f"the examples have different label words ({' and '.join(map(str, label_words))}); give the "
                         "examples of one task, or candidates=")
-    choices = label_words[0] if label_words else None
-    if given is None and choices is None and not multi_token:
+    if label_words and label_words[0] is not None:
+        return classes(lm, label_words[0], template.place, multi_token)
+    if given is None and not multi_token:
         return all_words(lm, template.place)
-    words = list(choices or sorted(set([e.object for e in examples] if given is None else given)))
+    words = sorted(set([e.object for e in examples] if given is None else given))
     tokens_by_word = dict(zip(words, tokens_of(lm, words, template.place, multi_token), strict=True))
-    if choices:
-        check_choices(lm, tokens_by_word, multi_token)
     candidates = {tokens: word for word, tokens in reversed(tokens_by_word.items()) if tokens is not None}
     if not candidates:
         reason = "unknown to" if multi_token else "not one token of"
@@ -131,18 +150,36 @@ def tokens_of(lm: LanguageModel, words: Sequence[str], place: str,
             for ids in lm.tokenize_at(words, place)]
 
 
-def check_choices(lm: LanguageModel, tokens_by_word: Mapping[str, tuple[int, ...] | None], multi_token: bool) -> None:
-    """Raise TaskError if a label word cannot be scored or two have the same tokens.
+def classes(lm: LanguageModel, choices: Sequence[LabelWord], place: str, multi_token: bool) -> Candidates:
+    """The classes of a task as candidates, each with the mean score of its label words.
 
-    Leaving such words out would change the number of classes, and with it the task.
+    Without ``multi_token``, a label word of several tokens counts by its first token, which is what tuning can ask for
+    (OpenPrompt, Ding et al. 2022, does the same); a warning says so. Words of one class with the same tokens count
+    once.
+
+    Raises:
+        TaskError: a label word is unknown, or two classes cannot be told apart. Leaving such words out would change the
+            task.
     """
-    if unknown := [word for word, tokens in tokens_by_word.items() if tokens is None]:
-        raise TaskError(f"label word {unknown[0]!r} is " + (f"unknown to {lm.name}" if multi_token else
-                        f"not one token of {lm.name}") + "; choose other label_words="
-                        + ("" if multi_token else ", or evaluate with multi_token=True"))
-    if len(set(tokens_by_word.values())) < len(tokens_by_word):
-        raise TaskError(f"two of the label words {', '.join(tokens_by_word)} are the same token to {lm.name}; choose "
-                        "label_words= with different tokens")
+    tokens: dict[tuple[int, ...], int] = {}
+    for owner, given in enumerate(choices):
+        words = words_of_class(given)
+        for word, own in zip(words, tokens_of(lm, words, place, multi_token=True), strict=True):
+            if not own:
+                raise TaskError(f"label word {word!r} is unknown to {lm.name}; choose other label_words=")
+            if len(own) > 1 and not multi_token:
+                warnings.warn(f"label word {word!r} is {len(own)} tokens of {lm.name}; the first, "
+                              f"{lm.tokenizer.decode(own[:1])!r}, stands for it", stacklevel=2)
+                own = own[:1]
+            if tokens.setdefault(own, owner) != owner:
+                every = ", ".join(word for one in choices for word in words_of_class(one))
+                raise TaskError(f"two of the label words {every} " + (
+                    "are the same tokens to" if multi_token else "begin with the same token of") + f" {lm.name}; "
+                    "choose label_words= that differ there" + ("" if multi_token else
+                                                               ", or evaluate with multi_token=True"))
+    owners = tuple(tokens.values())
+    return Candidates(tuple(words_of_class(given)[0] for given in choices), tuple(tokens), lm.name, place, multi_token,
+                      owners if len(owners) > len(choices) else ())
 
 
 def described(place: str) -> str:
@@ -161,7 +198,7 @@ def scorable(lm: LanguageModel, examples: Sequence[Example],
     kept, columns, dropped = [], [], []
     object_tokens = tokens_of(lm, [example.object for example in examples], candidates.place, candidates.multi_token)
     for example, tokens in zip(examples, object_tokens, strict=True):
-        column = None if tokens is None else candidates.columns.get(tokens)
+        column = candidates.columns.get(example.object, None if tokens is None else candidates.columns.get(tokens))
         if column is None:
             reason = (f"not one token of {lm.name} {described(candidates.place)}" if tokens is None else
                       f"not among the {len(candidates)} candidate words")

@@ -21,7 +21,7 @@ from ..models.lm import LanguageModel
 from ..progress import progress_bar
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template
-from ..tasks.task import Example, Task
+from ..tasks.task import Example, Task, words_of_class
 from .candidates import Candidates, candidates_of, chosen_words, scorable
 from .metrics import metric_of
 from .ranking import rank
@@ -143,8 +143,9 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
         lm: the LM that ``prompt`` was made for.
         prompt: the prompt to evaluate.
         examples: usually ``task.test``.
-        candidates: the words to rank. The default is the label words of a classification task, and all whole words of
-            the vocabulary for any other task. To compare LMs on facts, give the words that all of them share.
+        candidates: the words to rank. The default is the classes of a classification task, each with the mean logit of
+            its label words, and all whole words of the vocabulary for any other task. A label word of several tokens
+            counts by the first. To compare LMs on facts, give the words that all of them share.
             ``"task"`` ranks only the objects of ``examples`` and ``facts``: this asks whether the model knows the
             answer, apart from whether the prompt asks for such a word. Words that are not one token of ``lm`` at the
             answer slot are left out. Words with the same token are one candidate.
@@ -161,9 +162,9 @@ def evaluate(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example], *, 
 
     Raises:
         PromptMismatchError: the prompt was made for another LM.
-        TaskError: no example can be scored; a label word is not one token of ``lm`` (with ``multi_token``: is unknown
-            to it); ``multi_token`` was given for a sequence-to-sequence LM, or for a calibrated prompt and candidates
-            of several tokens.
+        TaskError: no example can be scored; a label word is unknown to ``lm``, or begins with the same token as that of
+            another class; ``multi_token`` was given for a sequence-to-sequence LM, or for a calibrated prompt and
+            candidates of several tokens.
         NotFiniteError: some logits are not finite.
     """
     prompt.check(lm)
@@ -214,7 +215,7 @@ def _answered(lm: LanguageModel, prompt: Prompt, asked: Questions, k: Sequence[i
     with torch.inference_mode(), progress_bar(total=n, show=progress, desc=f"evaluating on {lm.name}") as bar:
         vectors = prompt.vectors.to(lm.device)
         for rows, scores in candidate_scores(lm, asked.layouts, vectors, ranked.tokens, prompt.offsets):
-            own = asked.columns[rows].to(lm.device)
+            scores, own = ranked.pooled(scores), asked.columns[rows].to(lm.device)
             results["ranks"][rows], results["best"][rows], results["tied"][rows] = (x.cpu() for x in rank(scores, own))
             if asked.true is not None:
                 results["filtered"][rows] = rank(scores, own, asked.true[rows].to(lm.device)).ranks.cpu()
@@ -301,7 +302,7 @@ def evaluate_majority(task: Task, candidates: Iterable[str] | None = None) -> Ev
     if candidates is None:
         if task.label_words is None:
             raise TaskError(f"task {task.name!r} has no label words; give candidates=, such as anchors.words")
-        candidates = task.label_words.values()
+        candidates = [words_of_class(words)[0] for words in task.label_words.values()]
     words = set(chosen_words(candidates, [*task.train, *task.dev, *task.test]) or ())
     kept = [example for example in task.test if example.object in words]
     dropped = tuple((example, f"object {example.object!r} is not among the {len(words)} candidate words")

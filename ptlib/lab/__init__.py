@@ -20,16 +20,17 @@ from .plots import (
     use_style,
     word_picture,
 )
-from .published import beside_published
+from .published import beside_published, published_by_post
 from .studies import Study, load_study, mean_fit, target_passes
 from .tables import by_seed, in_brackets, kinds_of_answers, over_facts, percent, save_table, say, wins, with_share
+from .texts import load_texts
 from .words import nearest_words
 
 __all__ = [
     "LINES", "Study", "answer_bars", "begin", "beside_published", "by_seed", "difference_points", "in_brackets",
-    "kinds_of_answers", "listed", "load_study", "mean_fit", "nearest_words", "over_facts", "percent", "progress_bar",
-    "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style",
-    "wins", "with_share", "word_picture",
+    "kinds_of_answers", "listed", "load_study", "load_texts", "mean_fit", "nearest_words", "over_facts", "percent",
+    "progress_bar", "published_by_post", "rank_correlation", "save_table", "say", "score_bars", "score_heatmap",
+    "score_lines", "target_passes", "use_style", "wins", "with_share", "word_picture",
 ]
 
 

@@ -273,15 +273,15 @@ def target_passes(prompts: Prompts) -> float:
     return sum(prompt.history.passes for prompt in prompts.values()) / len(prompts)
 
 
-def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None, relations: str | None = None, *,
-               num_seeds: int = 1, seed: int = 0, every: int = 1, kinds: Sequence[str] = ("masked",),
-               first: str | None = None, dtype: str | None = None) -> Study:
+def load_study(models: str = "zoo", tasks: str | Sequence[Task] = "zoo", root: str | None = None,
+               relations: str | None = None, *, num_seeds: int = 1, seed: int = 0, every: int = 1,
+               kinds: Sequence[str] = ("masked",), first: str | None = None, dtype: str | None = None) -> Study:
     """Load the study that a notebook's parameters describe.
 
     Args:
         models: comma-separated names or folders; "zoo" means all models of the zoo, and a key of ``REAL`` a real model
             that is fetched.
-        tasks, root, relations: as for ``load_tasks``.
+        tasks, root, relations: as for ``load_tasks``; or tasks with label words, such as ``load_texts`` returns.
         num_seeds, seed: how many seeds, and the first of them.
         every: take every n-th relation. It has no effect if ``relations`` names some.
         kinds: the kinds of LMs to keep, such as "masked".
@@ -296,8 +296,11 @@ def load_study(models: str = "zoo", tasks: str = "zoo", root: str | None = None,
     if not lms:
         raise PromptTransferError(f"models={models!r} has no {' or '.join(kinds)} LM; expected at least one")
     lms = {name: lms[name] for name in sorted(lms, key=lambda name: name != first)}
+    seeds = range(seed, seed + num_seeds)
+    if not isinstance(tasks, str):
+        return Study(lms, list(tasks), None, seeds)
     chosen = load_tasks(tasks, root, relations)[::1 if relations else every]
-    return Study(lms, chosen, shared_anchors(*lms.values()).words, range(seed, seed + num_seeds))
+    return Study(lms, chosen, shared_anchors(*lms.values()).words, seeds)
 
 
 def mean_fit(moved: Mapping[Any, Prompt]) -> float:

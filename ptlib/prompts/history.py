@@ -179,6 +179,7 @@ class Refined(Record):
         train: the number of inputs or examples that it learnt from.
         forwards, backwards: the number of sequences in the target's forward and backward passes.
         source_forwards: the number of sequences in the sources' forward passes.
+        declined: whether the prompt stayed as it was, because the target was surer of its answers than the sources.
         start: the record of the prompt before refinement, as JSON. ``as_json`` calls it ``"from"``.
         dropped: {"examples": {reason: how many}} that could not be used. It is {} for prompts of ptlib 0.1.0.
     """
@@ -194,6 +195,7 @@ class Refined(Record):
     source_forwards: int
     start: Mapping[str, Any]
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    declined: bool = False
 
     @property
     def history(self) -> Record:
@@ -255,12 +257,12 @@ class Selected(Record):
 
 @dataclass(frozen=True)
 class Calibrated(Record):
-    """A prompt that ``calibrate`` gave offsets.
+    """A prompt that ``calibrate`` or ``calibrate_contextually`` gave offsets.
 
     Attributes:
         before: the record of the prompt without them.
         strength: λ, the part of the source's prior that was put in place of the target's.
-        sources: the names of the LMs whose prior it is.
+        sources: the names of the LMs whose prior it is; () if the target's was only taken away.
         target_forwards, source_forwards: the number of sequences in the forward passes.
     """
 

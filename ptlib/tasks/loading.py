@@ -26,7 +26,7 @@ from .layouts import (
     read_verbalizer,
     relation_of,
 )
-from .task import Example, Task, hashed_order, split_by_subject
+from .task import Example, LabelWord, Task, hashed_order, split_by_subject, words_of_class
 
 __all__ = ["LABEL_WORDS", "ZOO_FACTS", "Example", "Task", "labelled_texts", "list_tasks", "load_task", "load_tasks",
            "read_fact_tables", "read_table", "split_by_subject", "task_from_rows"]
@@ -35,7 +35,8 @@ ZOO_FACTS = Path(__file__).parents[1] / "zoo" / "facts"
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
 LABEL_WORDS = {"sentiment": {"positive": "great", "negative": "terrible"},
                "topic": {label: label for label in ("sports", "politics", "science", "business")}}
-LabelWords = Mapping[str, str] | Mapping[int, str] | Sequence[str]  # {label: word}, or the words of classes 0, 1, …
+# {label: word}, or the words of classes 0, 1, …; a list of words where a class has several.
+LabelWords = Mapping[str, str | Sequence[str]] | Mapping[int, str | Sequence[str]] | Sequence[str | Sequence[str]]
 COLUMNS = (("sub_label", "obj_label"), ("text", "label"), ("sentence", "label"))  # the last pair is GLUE's
 
 
@@ -116,7 +117,8 @@ def build_task(name: str, salt: str, rows: Iterable[Row], columns: Sequence[tupl
             if label not in words:
                 raise TaskError(f"{row.where} has the label {label!r}, but there are label words only for "
                                 f"{', '.join(words)}; add it to label_words, or leave out rows without a true label")
-    examples = [Example(subject, answer if words is None else words[answer], choices) for subject, answer in facts]
+    examples = [Example(subject, answer if words is None else words_of_class(words[answer])[0], choices)
+                for subject, answer in facts]
     named = [row.split or read_split(row) for row in rows]
     if any(named) and not all(named):
         raise TaskError(f"{rows[named.index(None)].where} names no split, but other rows do; expected a split in all "
@@ -179,8 +181,8 @@ def read_split(row: Row) -> str | None:
     return split or None
 
 
-def verbalizer(name: str, labels: set[str], label_words: LabelWords | None) -> dict[str, str]:
-    """{label: word}. Without ``label_words``, each label is its own word.
+def verbalizer(name: str, labels: set[str], label_words: LabelWords | None) -> dict[str, LabelWord]:
+    """{label: word}, or a tuple of words where several are given. Without ``label_words``, each label is its own word.
 
     Raises:
         TaskError: ``label_words`` has another form, a label or a word occurs twice, or a number would be a word.
@@ -193,20 +195,23 @@ def verbalizer(name: str, labels: set[str], label_words: LabelWords | None) -> d
         label_words = {label: label for label in sorted(labels)}
     if isinstance(label_words, Sequence) and not isinstance(label_words, str):
         label_words = dict(enumerate(label_words))
-    if not (isinstance(label_words, Mapping) and label_words
-            and all(isinstance(word, str) and word.strip() for word in label_words.values())):
+    given = {label: [word] if isinstance(word, str) else word
+             for label, word in (label_words.items() if isinstance(label_words, Mapping) else ())}
+    if not given or not all(isinstance(words, list | tuple) and words
+                            and all(isinstance(word, str) and word.strip() for word in words)
+                            for words in given.values()):
         raise TaskError(f"task {name!r} was given label_words={label_words!r:.60}; expected {{label: word}} or the "
-                        "words of the classes 0, 1, ... in order")
-    words = {str(label).strip(): word.strip() for label, word in label_words.items()}
+                        "words of the classes 0, 1, ... in order, with a list of words for a class that has several")
+    words = {str(label).strip(): tuple(word.strip() for word in words) for label, words in given.items()}
     if len(words) < len(label_words):
         raise TaskError(f"task {name!r} was given label_words={label_words!r:.60}, in which a label occurs twice; "
                         "expected each label once (1 and '1' are the same)")
-    for word, count in Counter(words.values()).items():
+    for word, count in Counter(word for own in words.values() for word in own).items():
         if count > 1:
-            same = " and ".join(repr(label) for label in words if words[label] == word)
+            same = " and ".join(repr(label) for label, own in words.items() for other in own if other == word)
             raise TaskError(f"task {name!r} has the word {word!r} for the labels {same}; expected a different word "
                             "for each label")
-    return words
+    return {label: own[0] if len(own) == 1 else own for label, own in words.items()}
 
 
 # --- public functions -----------------------------------------------------------------------------
@@ -233,7 +238,9 @@ def load_task(name: str, root: str | Path | None = None, *, template: str | None
         template: the manual template. The default is the template in ``NAME.verbalizer.json``; without that, the
             template that a LAMA ``relations.jsonl`` near the file has for the file's name (``P36``); without that, the
             zoo's template for this name.
-        label_words: {label: word}, or the words of the classes 0, 1, … in order. They make it a classification task.
+        label_words: {label: word}, or the words of the classes 0, 1, … in order. They make it a classification task. A
+            list of words in place of a word gives the class the mean of their scores (Schick, Schmid and Schütze
+            2020). A word of several tokens counts by the first of them.
             The default is the label words in ``NAME.verbalizer.json`` ({"label_words": {...}, "template": "..."}) next
             to the file or folder NAME. Without that, the labels in a column ``label`` are words themselves.
 

@@ -6,9 +6,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Example", "Task", "hashed_order", "split_by_subject"]
+__all__ = ["Example", "LabelWord", "Task", "hashed_order", "split_by_subject", "words_of_class"]
 
 TRAIN_SHARE, DEV_SHARE = 0.4, 0.1  # the rest is test
+LabelWord = str | tuple[str, ...]  # what stands for a class: a word, or several of which the mean score counts
+
+
+def words_of_class(given: LabelWord) -> tuple[str, ...]:
+    """The words that stand for a class. The first is the class's name in examples and predictions."""
+    return (given,) if isinstance(given, str) else given
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,14 @@ class Example:
 
     Attributes:
         subject: the subject, or the text to classify.
-        object: the object, or the label word of the text's class.
-        choices: all label words of a classification task; None if any word may be the answer.
+        object: the object, or the label word of the text's class (the first, if the class has several).
+        choices: the label words of all classes of a classification task, a class of several words as a tuple; None if
+            any word may be the answer.
     """
 
     subject: str
     object: str
-    choices: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
+    choices: tuple[LabelWord, ...] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,9 @@ class Task:
         name: the name that it was loaded by.
         train, dev, test: the examples. Only ``evaluate`` may look at ``test``.
         manual_template: a prompt in words that a person wrote, such as ``"[X] was born in [Y] ."``, or None.
-        label_words: the verbalizer {label: word} of a classification task, with labels as strings; None otherwise. The
-            examples of a classification task have the text as subject and their label's word as object.
+        label_words: the verbalizer {label: word} of a classification task, with labels as strings; None otherwise. A
+            class that has several words has a tuple of them, and the mean of their scores. The examples of a
+            classification task have the text as subject and their label's (first) word as object.
     """
 
     name: str
@@ -43,7 +51,7 @@ class Task:
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
     manual_template: str | None = None
-    label_words: dict[str, str] | None = None
+    label_words: dict[str, LabelWord] | None = None
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, {len(self.train)} train, {len(self.dev)} dev, {len(self.test)} test)"

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import PromptMismatchError, PromptTransferError, TaskError
-from ..evaluation.candidates import answerable
-from ..evaluation.scores import mean_answers
+from ..evaluation.candidates import Candidates, answerable
+from ..evaluation.scores import answer_distributions, mean_answers
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
 from ..prompts.history import Refined
@@ -43,8 +45,9 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                 source: LanguageModel | Sequence[LanguageModel] | None = None,
                 teacher: Mapping[Any, Prompt | Sequence[Prompt]] | None = None,
                 inputs: Mapping[Any, Sequence[str]] | None = None,
-                examples: Mapping[Any, Sequence[Example]] | None = None, epochs: int | None = None,
-                lr: float = 5e-3, seed: int = 0, progress: bool = True) -> dict[Any, Prompt]:
+                examples: Mapping[Any, Sequence[Example]] | None = None, decline: bool = False,
+                epochs: int | None = None, lr: float = 5e-3, seed: int = 0,
+                progress: bool = True) -> dict[Any, Prompt]:
     """Improve existing prompts on their LM, all in one batch.
 
     ``"distill"`` needs no label. On unlabelled inputs, the prompt learns to predict what the sources predict with their
@@ -61,6 +64,10 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
         teacher: {name: the source's own prompt, or one for each source}; for "distill".
         inputs: {name: subjects}, for "distill". They may come from other relations. If None, 100 shared words are used.
         examples: {name: labelled examples}; for "few-shot".
+        decline: for "distill": leave a prompt as it is, mixture and offsets included, if the target is surer of its
+            answers with it than the sources are with theirs (``confidence``, on the inputs), so that a weak source
+            does not pull a strong target down. It needs no label, and one more forward pass for each input. It is off
+            by default, because it also declines some prompts that a good source would have made better.
         epochs: passes over the inputs or examples; by default 15 for "distill" and 30 for "few-shot".
         lr: peak learning rate.
         seed: of the order of the examples, the choice of held-out inputs, and the choice of words.
@@ -74,25 +81,34 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     Raises:
         PromptMismatchError: a prompt or teacher was not made for its LM or has no vectors, or the templates differ.
         PromptTransferError: there are no prompts, the mode is unknown, or an argument is missing or superfluous.
-        TaskError: there are no inputs, no example's object is one token of ``lm``, or a label word is not one token.
+        TaskError: there are no inputs, no example's object is one token of ``lm``, or a label word is unknown to it or
+            begins like that of another class.
         NotFiniteError: the loss or the logits of a step are not finite.
     """
     given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
+    if decline and mode == "few-shot":
+        raise PromptTransferError("mode='few-shot' does not use decline: there is no source that may know less")
     _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
     template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     words = shared_anchors(*sources, lm).words if sources else ()
-    trainees, read, dropped = {}, dict.fromkeys(prompts, 0), {}
+    trainees, dropped = {}, {}
+    read, asked = dict.fromkeys(prompts, 0), dict.fromkeys(prompts, 0)
     for name, prompt in prompts.items():
         generator = salted_generator(seed, f"{mode} {prompt.task}")
         if mode == "distill":
             assert teacher is not None
-            own = teacher[name]
-            teachers = [own] if isinstance(own, Prompt) else list(own)
+            given_teacher = teacher[name]
+            teachers = [given_teacher] if isinstance(given_teacher, Prompt) else list(given_teacher)
             order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
             learnt, judged = _taught(lm, template, subjects, sources, teachers, words, generator)
             read[name] = len(subjects) * len(sources)
+            if decline:
+                asked[name] = len(subjects)
+                own = answer_distributions(lm, prompt, subjects, learnt.candidates.words)
+                if confidence(own) > confidence(torch.cat([learnt.targets, judged.targets])):
+                    continue
         else:
             assert examples is not None
             [learnt], dropped[name] = labelled([lm], template, examples[name])
@@ -102,17 +118,27 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                                 f"token of {lm.name}; give at least one that has")
         trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
     epochs = EPOCHS[mode] if epochs is None else epochs
-    train([lm], list(trainees.values()), tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
-          desc=f"refining {len(trainees)} prompts on {lm.name}")
+    if trainees:
+        train([lm], list(trainees.values()), tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
+              desc=f"refining {len(trainees)} prompts on {lm.name}")
     refined = {}
-    for name, trainee in trainees.items():
-        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources),
-                         train=len(trainee.train[0].layouts), forwards=trainee.forwards, backwards=trainee.backwards,
-                         source_forwards=read[name], dropped={"examples": dropped.get(name, {})},
-                         start=prompts[name].meta)
-        refined[name] = Prompt(trainee.prompt.on(None).detach().cpu(), template.text, lm.name, lm.fingerprint,
-                               prompts[name].task, record.as_json())
+    for name, prompt in prompts.items():
+        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
+                         forwards=asked[name], backwards=0, source_forwards=read[name],
+                         dropped={"examples": dropped.get(name, {})}, declined=True, start=prompt.meta)
+        if name in trainees:
+            trainee = trainees[name]
+            record = replace(record, train=len(trainee.train[0].layouts), forwards=asked[name] + trainee.forwards,
+                             backwards=trainee.backwards, declined=False)
+            prompt = Prompt(trainee.prompt.on(None).detach().cpu(), template.text, lm.name, lm.fingerprint,
+                            prompt.task)
+        refined[name] = replace(prompt, meta=record.as_json())
     return refined
+
+
+def confidence(answers: Tensor) -> float:
+    """How sure an LM is of its answers (n, words): the highest probability of each, in the mean over the n inputs."""
+    return answers.amax(-1).mean().item()
 
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],
@@ -129,10 +155,12 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
         raise TaskError(f"only {len(words)} words can answer the template {template.text!r} as one token of {lm.name} "
                         "and of the sources; expected at least two: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
-    layouts, tokens = template.layout(lm, subjects), torch.tensor(lm.word_ids(words, template.place))
+    layouts = template.layout(lm, subjects)
+    ids = [i for i in lm.word_ids(words, template.place) if i is not None]  # all: the words can answer
+    candidates = Candidates(tuple(words), tuple((i,) for i in ids), lm.name, template.place)
     order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
-    learnt, judged = (Data([layouts[i] for i in part], targets[part], tokens)
+    learnt, judged = (Data([layouts[i] for i in part], targets[part].argmax(-1), targets[part], candidates)
                       for part in (order[len(held):] or order, held))
     return learnt, judged
 

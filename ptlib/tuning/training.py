@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from ..errors import NotFiniteError, PromptTransferError
+from ..evaluation.candidates import Candidates
 from ..evaluation.ranking import rank
 from ..models.lm import LanguageModel
 from ..progress import progress_bar
@@ -65,21 +65,16 @@ class Data:
 
     Attributes:
         layouts: n filled templates.
-        targets: (n,) token ids of the answers, or (n, c) probabilities of the ``candidates``.
-        candidates: (c,) token ids that answers are ranked among, or that the probabilities are over.
+        columns: (n,) the right answer of each, among the candidates.
+        targets: (n, w) token ids of the right answer's words, −1 where it has fewer; or (n, c) probabilities of the
+            ``candidates``.
+        candidates: c words or classes that answers are ranked among.
     """
 
     layouts: list[Layout]
+    columns: Tensor
     targets: Tensor
-    candidates: Tensor
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """The column of each right answer among the candidates, (n,)."""
-        if self.targets.ndim == 2:
-            return self.targets.argmax(-1)
-        column_of = {token: column for column, token in enumerate(self.candidates.tolist())}
-        return torch.tensor([column_of[token] for token in self.targets.tolist()], dtype=torch.long)
+    candidates: Candidates
 
 
 @dataclass
@@ -193,11 +188,17 @@ def learning_rate(step: int, steps: int) -> float:
 def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
     """The cross-entropy of each example, (B,): over the vocabulary, or over the candidates for target distributions.
 
+    For a class of several words it is the mean over them, that is, the class's score against the whole vocabulary.
+
     Raises:
         NotFiniteError: a loss is not finite.
     """
     targets = data.targets[rows].to(logits.device)
-    values = cross_entropy(logits if targets.ndim == 1 else logits[:, data.candidates], targets, reduction="none")
+    if targets.is_floating_point():
+        values = cross_entropy(logits[:, data.candidates.ids], targets, reduction="none")
+    else:
+        given = targets >= 0
+        values = -(logits.log_softmax(-1).gather(1, targets.clamp(min=0)) * given).sum(-1) / given.sum(-1)
     if not values.isfinite().all():
         raise NotFiniteError(f"{int((~values.isfinite()).sum())} of {len(rows)} losses are not finite")
     return values
@@ -214,7 +215,8 @@ def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: T
         rows_with.setdefault(id(parts[r].candidates), []).append(row)
     for rows in rows_with.values():
         candidates = parts[owner[rows[0]]].candidates
-        ranks = rank(logits[rows][:, candidates], columns[rows].to(logits.device)).ranks
+        scores = candidates.pooled(logits[rows][:, candidates.ids])
+        ranks = rank(scores, columns[rows].to(logits.device)).ranks
         is_hit[rows] = (ranks == 1).float().cpu()
     return is_hit
 
@@ -222,8 +224,11 @@ def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: T
 def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data, list[int]]:
     """The chosen examples of all prompts as one ``Data``, and for each example the index of its prompt."""
     layouts = [part.layouts[i] for part, rows in zip(parts, chosen, strict=True) for i in rows]
-    targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
-    return Data(layouts, targets, parts[0].candidates), [r for r, rows in enumerate(chosen) for _ in rows]
+    columns = torch.cat([part.columns[rows] for part, rows in zip(parts, chosen, strict=True)])
+    most = max(part.targets.shape[1] for part in parts)
+    targets = torch.cat([pad(part.targets[rows], (0, most - part.targets.shape[1]), value=-1)
+                         for part, rows in zip(parts, chosen, strict=True)])
+    return Data(layouts, columns, targets, parts[0].candidates), [r for r, rows in enumerate(chosen) for _ in rows]
 
 
 def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Data], chosen: Sequence[Sequence[int]],
@@ -264,13 +269,12 @@ def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables:
     for at, (lm, table) in enumerate(zip(lms, tables, strict=True)):
         parts = [trainee.dev[at] for trainee in trainees]
         data, owner = joined(parts, everything)
-        columns = torch.cat([part.columns for part in parts])
         vectors = torch.stack([trainee.prompt.on(table).to(lm.device) for trainee in trainees])
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         for rows, batch in batches(data.layouts, lm):
             prompt_of = [owner[i] for i in rows]
             logits = batch.logits(lm, vectors[prompt_of])
-            hit[rows] = hits(logits, parts, prompt_of, columns[rows])
+            hit[rows] = hits(logits, parts, prompt_of, data.columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
         mean_hits, mean_losses = mean_hits + hit / len(lms), mean_losses + loss / len(lms)
     owners = torch.tensor(owner)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PromptTransferError, TaskError
-from ..evaluation.candidates import candidates_of, scorable
+from ..evaluation.candidates import Candidates, candidates_of, scorable
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
 from ..prompts.history import Tuned
@@ -60,7 +60,8 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
                noise: float | None = None, progress: bool = True) -> dict[tuple[int, str], Prompt]:
     """Tune one prompt for each seed and task, all in one batch.
 
-    Tuning minimises the cross-entropy of the object over the whole vocabulary, with AdamW, warm-up 0.1, linear decay
+    Tuning minimises the cross-entropy of the object over the whole vocabulary (of a class with several label words: the
+    mean over them; of a label word with several tokens: that of the first), with AdamW, warm-up 0.1, linear decay
     and batches of 16. It keeps the state with the best P@1 on the task's dev examples, measured as in ``evaluate``; the
     loss decides between equal ones. With noise it keeps the last state. Test examples are never read. Each task and
     seed has its own random numbers and schedule, so a prompt does not depend on the others in the batch.
@@ -106,8 +107,8 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
         (``dropped``).
 
     Raises:
-        TaskError: no train example's object is one token of ``lm``; a label word is not one token; or ``init="manual"``
-            and the task has no manual template.
+        TaskError: no train example's object is one token of ``lm``; a label word is unknown, or begins with the same
+            token as that of another class; or ``init="manual"`` and the task has no manual template.
         NotFiniteError: the loss or the logits of a step are not finite, usually because ``lr`` is too high.
         PromptTransferError: there are no tasks, seeds or epochs; ``init`` or ``parameterization`` is unknown; or free
             vectors are to be tuned on several LMs.
@@ -217,18 +218,21 @@ def labelled(lms: Sequence[LanguageModel], template: Template,
     """The examples that ``evaluate`` would score on every LM, tokenized for each, and {reason: how many were dropped}.
 
     Raises:
-        TaskError: a label word is not one token of an LM.
+        TaskError: a label word is unknown to an LM, or begins like that of another class.
     """
     if not examples:  # candidates_of needs an example to know the task's label words
-        return [Data([], torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)) for _ in lms], {}
+        none = torch.zeros(0, dtype=torch.long)
+        return [Data([], none, none[:, None], Candidates((), (), lm.name, template.place)) for lm in lms], {}
     candidates = [candidates_of(lm, template, examples) for lm in lms]
     kept, dropped = list(examples), Counter[str]()
     for lm, own in zip(lms, candidates, strict=True):
         kept, _, others = scorable(lm, kept, own)
         dropped.update(f"object is {why}" for _, why in others)
     subjects = [example.subject for example in kept]
-    return [Data(template.layout(lm, subjects), own.ids[scorable(lm, kept, own)[1]], own.ids)
-            for lm, own in zip(lms, candidates, strict=True)], dict(dropped)
+    columns = [torch.tensor(scorable(lm, kept, own)[1], dtype=torch.long)
+               for lm, own in zip(lms, candidates, strict=True)]
+    return [Data(template.layout(lm, subjects), right, own.answers[right], own)
+            for lm, own, right in zip(lms, candidates, columns, strict=True)], dict(dropped)
 
 
 def _initial_vectors(lm: LanguageModel, task: Task, count: int, init: str | Sequence[str],

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from ptlib import (
     Evaluation,
     Example,
+    Prompt,
     Task,
     TaskError,
     evaluate,
@@ -21,8 +24,14 @@ from ptlib import (
     random_prompt,
     transfer,
     tune,
+    tune_many,
 )
+from ptlib.evaluation.scores import candidate_scores
+from ptlib.prompts.prompt import random_vectors
+from ptlib.prompts.templates import Template, collate
 from ptlib.tasks.loading import LABEL_WORDS, labelled_texts, task_from_rows
+from ptlib.tasks.task import words_of_class
+from ptlib.tuning.tuning import starting_prompt
 from ptlib.zoo.corpus import fill, phrasings, sentences
 
 pytestmark = pytest.mark.slow
@@ -109,7 +118,7 @@ def test_labels_without_words_of_their_own(tmp_path, rows, label_words, named):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"words": {}}', '{"label_words": 3}', '{"template": 3}',
-                                     '{"label_words": {"0": "a", "1": ["b"]}}'])
+                                     '{"label_words": {"0": "a", "1": [2]}}'])
 def test_broken_verbalizer_file(tmp_path, content):
     (tmp_path / "mine.verbalizer.json").write_text(content, encoding="utf-8")
     with pytest.raises(TaskError, match="label_words"):
@@ -192,11 +201,129 @@ def test_a_label_word_that_the_lm_lacks_is_told(toys, multi_token):
         evaluate(lm, random_prompt(lm), choose(["Paris", "Ω"]), multi_token=multi_token)
 
 
-def test_a_label_word_of_several_tokens_needs_multi_token(toys):
-    lm, examples = toys["roberta"], choose(["Paris", "Parisiental"])
-    with pytest.raises(TaskError, match=r"'Parisiental'.*multi_token"):
-        evaluate(lm, random_prompt(lm), examples)
-    assert evaluate(lm, random_prompt(lm), examples, multi_token=True).num_candidates == 2
+# --- classes of several words, words of several tokens ---
+
+MANY = ("Paris", "Rome", "Madrid"), "Lima"  # two classes, one of three words
+
+
+@torch.no_grad()
+def by_hand(lm, prompt, subject):
+    """(V,) the logits at the answer slot of one example, from embeddings that are put together by hand."""
+    [layout] = Template(prompt.template).layout(lm, [subject])
+    embeds = lm.embeddings[layout.ids].clone()
+    embeds[layout.slots] = prompt.vectors
+    return lm.model(inputs_embeds=embeds[None]).logits[0, layout.answer]
+
+
+def class_scores(lm, logits, classes):
+    return [sum(logits[i].item() for i in lm.word_ids(words)) / len(words) for words in classes]
+
+
+@pytest.mark.parametrize("template", ["[X] [V]*3 [Y] .", "[V]*3 [X] it was [Y] .", "[V]*2 [X] is in [V] [Y] ."],
+                         ids=["behind the text", "before it", "around it"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_class_has_the_mean_logit_of_its_words(toys, name, template):
+    lm, examples = toys[name], choose(MANY, ["Lima", "Paris", "Lima", "Paris"])
+    prompt = Prompt(random_vectors(lm, (3,), torch.Generator().manual_seed(0)), template, lm.name, lm.fingerprint)
+    ev = evaluate(lm, prompt, examples)
+    for example, answer in zip(ev.examples, ev.answers, strict=True):
+        of_many, of_one = class_scores(lm, by_hand(lm, prompt, example.subject), [MANY[0], [MANY[1]]])
+        assert answer == ("Paris" if of_many > of_one else "Lima")
+    assert (ev.n, ev.num_candidates) == (4, 2)
+
+
+@pytest.mark.parametrize("init", ["random", ["France", "Peru"]], ids=["random", "words"])
+def test_tuning_minimises_a_class_s_score_against_the_vocabulary(toys, init):
+    """One step by hand: log Σ exp of all logits, less the mean logit of the class's words."""
+    lm, examples = toys["gpt2"], choose(MANY, ["Lima", "Paris", "Lima", "Paris"])
+    task = Task("mine", examples, (), examples, None, {"a": MANY[0], "b": MANY[1]})
+    template = "[V]*3 [X] [Y]"
+    start = starting_prompt(lm, task, template=template, init=init)
+    vectors = start.vectors.clone().requires_grad_()
+    batch = collate(Template(template).layout(lm, [e.subject for e in examples]), lm.device)
+    logits = lm.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
+    right = torch.stack([logits[row, lm.word_ids(MANY[0] if e.object == "Paris" else [MANY[1]])].mean()
+                         for row, e in enumerate(examples)])
+    (logits.logsumexp(-1) - right).mean().backward()
+    optimizer = torch.optim.AdamW([vectors], lr=0.01)
+    optimizer.step()
+    tuned = tune(lm, task, template=template, init=init, epochs=1, lr=0.01)
+    torch.testing.assert_close(tuned.vectors, vectors.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_tuning_together_with_other_tasks_changes_nothing(toys, capitals):
+    lm, examples = toys["bert"], choose(MANY, ["Lima", "Paris", "Lima", "Paris"])
+    task = Task("mine", examples, examples, examples, None, {"a": MANY[0], "b": MANY[1]})
+    alone, together = tune(lm, task, epochs=3), tune_many(lm, [capitals, task], epochs=3)
+    torch.testing.assert_close(together["mine"].vectors, alone.vectors, atol=1e-5, rtol=1e-4)
+    assert together["mine"].history.dev_p_at_1 == evaluate(lm, together["mine"], examples).p_at_1
+
+
+def test_several_words_a_class_from_files_and_in_the_majority(tmp_path):
+    words = {"0": ["terrible", "bad "], "1": "great"}
+    (tmp_path / "mine.verbalizer.json").write_text(json.dumps({"label_words": words}), encoding="utf-8")
+    beside, given = (load_task(str(write(tmp_path / "mine.csv"))),
+                     load_task(str(tmp_path / "mine.csv"), label_words=[("terrible", "bad"), ["great"]]))
+    for task in (beside, given):
+        assert task.label_words == {"0": ("terrible", "bad"), "1": "great"}
+        assert {e.choices for e in task.test} == {(("terrible", "bad"), "great")}
+        assert {e.object for e in task.train} == {"terrible", "great"}
+    majority = evaluate_majority(beside)
+    assert (majority.num_candidates, majority.n) == (2, len(beside.test))
+    with pytest.raises(TaskError, match="'bad' for the labels '0' and '1'"):
+        load_task(str(tmp_path / "mine.csv"), label_words=[["awful", "bad"], ["bad", "good"]])
+
+
+def test_a_label_word_of_several_tokens_counts_by_its_first(toys):
+    lm, examples = toys["roberta"], choose(["Lima", "Parisiental"])
+    tokens = lm.tokenize_at(["Parisiental"], " ")[0]
+    assert len(tokens) > 1
+    task = Task("mine", examples, examples, examples, None, {"a": "Lima", "b": "Parisiental"})
+    with pytest.warns(UserWarning, match=rf"'Parisiental' is {len(tokens)} tokens of .*, stands for it"):
+        prompt = tune(lm, task, epochs=2)
+        ev = evaluate(lm, prompt, examples)
+    for example, answer in zip(ev.examples, ev.answers, strict=True):
+        logits = by_hand(lm, prompt, example.subject)
+        assert answer == ("Lima" if logits[lm.word_ids(["Lima"])[0]] > logits[tokens[0]] else "Parisiental")
+    assert prompt.history.dropped == {"train": {}, "dev": {}}
+    whole = evaluate(lm, prompt, examples, multi_token=True)
+    assert (whole.n, whole.num_candidates) == (4, 2)
+
+
+def test_with_multi_token_a_class_has_the_mean_over_its_words(toys):
+    lm = toys["gpt2"]
+    classes = ("Lima", "Parisiental"), "Rome"
+    prompt, words = random_prompt(lm), ["Lima", "Parisiental", "Rome"]
+    asked = [Example(subject, word) for subject in ("France", "Peru") for word in words]
+    scores = {}
+    for subject in ("France", "Peru"):
+        [layout] = Template(prompt.template).layout(lm, [subject])
+        _, found = next(candidate_scores(lm, [layout], prompt.vectors, [lm.tokenize_at([w], " ")[0] for w in words]))
+        lima, other, rome = found[0].tolist()
+        scores[subject] = "Lima" if (lima + other) / 2 > rome else "Rome"
+    examples = [Example(e.subject, "Lima", classes) for e in asked[::3]]
+    assert list(evaluate(lm, prompt, examples, multi_token=True).answers) == list(scores.values())
+
+
+@pytest.mark.parametrize(("words", "multi_token", "message"), [
+    (["Parlia", "Parisiental"], False, "Parlia, Parisiental begin with the same token of .*multi_token=True"),
+    ([("Rome", "Parlia"), ("Lima", "Parisiental")], False, "begin with the same token"),
+    ([("turkey", "Lima"), ("Rome", "Turkey")], True, "are the same tokens to"),
+    (["Paris", ("Lima", "Ω")], False, "'Ω' is unknown")], ids=repr)
+def test_classes_that_cannot_be_told_apart(toys, words, multi_token, message):
+    lm = toys["uncased" if multi_token else "roberta" if "Parisiental" in str(words) else "bert"]
+    objects = [words_of_class(word)[0] for word in words]
+    with warnings.catch_warnings(), pytest.raises(TaskError, match=message):
+        warnings.simplefilter("ignore")
+        evaluate(lm, random_prompt(lm), choose(words, objects), multi_token=multi_token)
+
+
+def test_words_of_a_class_with_the_same_tokens_count_once(toys):
+    lm = toys["uncased"]
+    prompt = random_prompt(lm)
+    twice, once = (evaluate(lm, prompt, choose(words, ["turkey", "rice"] * 2))
+                   for words in ([("turkey", "Turkey", "fish"), "rice"], [("turkey", "fish"), "rice"]))
+    assert twice.ranks.tolist() == once.ranks.tolist()
 
 
 def test_label_words_that_an_uncased_lm_confuses(toys):

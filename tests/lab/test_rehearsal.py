@@ -6,7 +6,7 @@ from conftest import ROOT
 
 import ptlib
 from ptlib.lab import beside_published, rehearsal
-from ptlib.lab.published import PUBLISHED
+from ptlib.lab.published import numbers_of, published_by_post
 from ptlib.lab.rehearsal import SHAPES, SHARED, TEST, TRAIN, Shape, counted, measure, seconds_of, write_model
 from ptlib.parameters import listed
 from ptlib.sweep.grids import expand, read_grid, read_notebook
@@ -84,7 +84,15 @@ def test_published_numbers_stand_beside_rows_of_the_paper_s_models():
 
 def test_published_numbers_are_of_models_and_methods_of_the_grid():
     run = grid_of("paper.yaml", "05_baselines.ipynb")[0]
-    table = pd.read_csv(PUBLISHED, keep_default_na=False)
+    table = numbers_of("Wu et al. 2024")
     assert set(table["source"]) | set(table["target"]) <= {"", *listed(run["models"])}
     assert set(table["method"]) <= {"manual template", "direct tuning", *listed(run["methods"])}
     assert not table.duplicated(["source", "target", "method"]).any()
+
+
+def test_every_task_of_post_has_its_own_way_and_the_paper_s_below_it():
+    table = published_by_post()
+    assert {"POST", "gradient"} <= set(table.dropna().index), "TREC has no other number"
+    assert (table.loc["POST"] > table.loc["gradient"]).all()
+    others = table.drop(columns="TREC")
+    assert (others.loc["direct tuning"] > others.loc["POST"]).all() and others.notna().all(axis=None)

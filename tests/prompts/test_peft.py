@@ -21,10 +21,12 @@ from transformers import (
 )
 
 from ptlib import (
+    Example,
     Prompt,
     PromptLoadError,
     PromptMismatchError,
     PromptTransferError,
+    evaluate,
     load_lm,
     random_prompt,
     transfer,
@@ -164,6 +166,46 @@ def test_peft_reads_a_moved_prompt(lms, tmp_path):
         moved = transfer(source, source=lms["bert"], target=lms[name])
         folder = save_peft_prompt(moved, tmp_path / name, lms[name])
         assert_same_logits(lms[name], moved, loaded_by_peft(lms[name], folder))
+
+
+def tuned_by_peft(lm, examples, folder):
+    """A prompt that the real library tunes on the label words of examples and saves; its loss before and after."""
+    model = saved_by_peft(lm, folder)
+    vectors = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(vectors, lr=0.1)
+    texts = [lm.tokenizer(e.subject, return_tensors="pt")["input_ids"] for e in examples]
+    labels = torch.tensor(lm.word_ids(e.object for e in examples))
+    losses = []
+    for _ in range(15):
+        logits = torch.cat([model(input_ids=ids).logits[:, -1] for ids in texts])
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    return losses[0], losses[-1]
+
+
+@pytest.mark.parametrize(("source", "target"), [("gpt2", "bare"), ("bare", "gpt2")])
+def test_a_prompt_of_peft_moves_to_another_lm_of_peft(lms, capitals, tmp_path, source, target):
+    """Tuned by the real library on one LM, moved here, run by the real library on the other: as accurate as we say."""
+    one, other, choices = lms[source], lms[target], ("Paris", "Lima", "Rome")
+    facts = [*capitals.train, *capitals.dev, *capitals.test]
+    examples = [Example(fact.subject, choices[i % 3], choices) for i, fact in enumerate(facts)]
+    before, after = tuned_by_peft(one, examples[:10], tmp_path / "tuned")
+    assert after < before - 0.1
+    prompt = load_peft_prompt(tmp_path / "tuned", one, task="mine")
+    moved = transfer(prompt, source=one, target=other)
+    model = loaded_by_peft(other, save_peft_prompt(moved, tmp_path / "moved", other))
+    ev = evaluate(other, moved, examples)
+    ids, theirs = other.word_ids(choices), []
+    with torch.no_grad():
+        for example in examples:
+            logits = model(**other.tokenizer(example.subject, return_tensors="pt")).logits[0, -1]
+            theirs.append(choices[logits[ids].argmax()])
+    assert list(ev.answers) == theirs
+    assert ev.accuracy == sum(e.object == found for e, found in zip(examples, theirs, strict=True)) / len(examples)
 
 
 def test_embeddings_are_enough_to_write(lms, tmp_path):

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from ptlib import (
     AnchorError,
     Example,
+    Prompt,
     PromptMismatchError,
     PromptTransferError,
     TaskError,
@@ -364,6 +365,71 @@ def test_a_teacher_may_speak_in_words(toys, capitals, lesson):
     assert not torch.equal(taught.vectors, refine(pupil(toys), toys["albert"], **lesson).vectors)
 
 
+# --- who is surer ---
+
+
+def calibrated(prompt, lm, offset):
+    """A prompt with which the LM hardly says anything but one word."""
+    offsets = torch.zeros(lm.vocab_size)
+    offsets[lm.word_ids(["Paris"])] = offset
+    return replace(prompt, offsets=offsets)
+
+
+def test_a_target_that_is_surer_than_its_sources_declines(toys, lesson, tmp_path):
+    """Its prompt stays as it is; the others of the call are refined as without it."""
+    lm, start = toys["albert"], replace(pupil(toys), offsets=None)
+    lesson["teacher"] = calibrated(lesson["teacher"], toys["bert"], 5.0)
+    sure = calibrated(start, lm, 30.0)
+    both = ("sure", "unsure")
+    found = refine_many({"sure": sure, "unsure": start}, lm, source=lesson["source"], epochs=3, decline=True,
+                        teacher=dict.fromkeys(both, lesson["teacher"]), inputs=dict.fromkeys(both, SUBJECTS))
+    words = shared_anchors(toys["bert"], lm).words
+    first, second, third = (answers(*pair, SUBJECTS, words).amax(-1).mean() for pair in
+                            ((lm, sure), (toys["bert"], lesson["teacher"]), (lm, start)))
+    assert first > second > third, "the test should have one of each kind"
+    assert found["sure"].history.declined and not found["unsure"].history.declined
+    assert torch.equal(found["sure"].vectors, sure.vectors) and torch.equal(found["sure"].offsets, sure.offsets)
+    assert torch.equal(found["unsure"].vectors, refine(start, lm, **lesson).vectors)
+    kept = Prompt.load(found["sure"].save(tmp_path / "kept"))
+    assert kept.history == found["sure"].history
+    assert kept.meta["from"] == sure.meta
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_cost_of_declining(toys, lesson, offset):
+    lm, prompt = toys["albert"], calibrated(pupil(toys), toys["albert"], offset)
+    lesson["teacher"] = calibrated(lesson["teacher"], toys["bert"], 5.0)
+    plain = refine(prompt, lm, **lesson).history
+    with sequences_read(lm) as read:
+        found = refine(prompt, lm, decline=True, **lesson).history
+    assert found.declined == bool(offset)
+    assert {"forwards": found.forwards, "backwards": found.backwards} == read
+    assert (found.passes, found.train) == ((10, 0) if found.declined else (plain.passes + 10, 8))
+    assert found.source_forwards == plain.source_forwards
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_a_weak_teacher_does_not_pull_a_strong_target_down(bert_mini, roberta_mini, zoo_tasks, zoo_prompts, weak):
+    """And a strong one still lifts a weak target."""
+    task = zoo_tasks["zoo/P36"]
+    teacher = tune(bert_mini, task, parameterization="mixture", epochs=1) if weak else zoo_prompts["zoo/P36"]
+    start = tune(roberta_mini, task) if weak else transfer(teacher, source=bert_mini, target=roberta_mini)
+    asked = {"source": bert_mini, "teacher": teacher, "inputs": [e.subject for e in task.train]}
+    words = shared_anchors(bert_mini, roberta_mini).words
+
+    def score(lm, prompt):
+        return evaluate(lm, prompt, task.test, candidates=words).p_at_1
+
+    plain, kept = (score(roberta_mini, refine(start, roberta_mini, decline=on, **asked)) for on in (False, True))
+    before, taught = score(roberta_mini, start), score(bert_mini, teacher)
+    if weak:
+        assert max(taught, plain) < before - 0.2, "the test should have a teacher that pulls down"
+        assert kept == before
+    else:
+        assert min(taught, plain) > before + 0.2, "the test should have something to learn"
+        assert kept == plain
+
+
 # --- what cannot be done ---
 
 
@@ -375,6 +441,11 @@ def test_a_teacher_may_speak_in_words(toys, capitals, lesson):
 def test_what_a_mode_needs_is_named(toys, lesson, change, message):
     with pytest.raises(PromptTransferError, match=message):
         refine(pupil(toys), toys["albert"], **lesson | change)
+
+
+def test_few_shots_have_no_source_that_may_know_less(toys, capitals):
+    with pytest.raises(PromptTransferError, match="decline"):
+        refine(pupil(toys), toys["albert"], mode="few-shot", examples=capitals.train, decline=True)
 
 
 @pytest.mark.parametrize("beside", ["source", "teacher", "inputs"])
