@@ -10,6 +10,7 @@ from .. import __version__
 from ..evaluation.correlation import rank_correlation
 from ..parameters import listed
 from ..progress import progress_bar
+from .display import keep_figures_small
 from .plots import (
     LINES,
     answer_bars,
@@ -34,6 +35,10 @@ __all__ = [
 
 
 def begin() -> None:
-    """Start a notebook: set the style of its figures and print the versions of ptlib, torch and transformers."""
+    """Start a notebook: set the style of its figures and print the versions of ptlib, torch and transformers.
+
+    Its figures are kept as small PNGs with a text for who cannot see them; see ``ptlib.lab.display``.
+    """
     use_style()
+    keep_figures_small()
     print(f"ptlib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}")

@@ -169,7 +169,7 @@ def gained_and_lost(before: Evaluation, now: Evaluation) -> pd.DataFrame:
 
 def explore(prompt: Prompt | Sequence[Prompt], direct: Prompt, *, source: LanguageModel | Sequence[LanguageModel],
             target: LanguageModel, task: Task, num_anchors: int | None = None, select: str = "all", seed: int = 0,
-            num_words: int = 3, strength: float | str | None = None, kept: Kept | None = None,
+            num_nearest: int = 3, strength: float | str | None = None, kept: Kept | None = None,
             **options: Any) -> Exploration:
     """Transfer one prompt and examine it: its nearest words, its strongest anchors, and its P@1 beside alternatives.
 
@@ -182,7 +182,7 @@ def explore(prompt: Prompt | Sequence[Prompt], direct: Prompt, *, source: Langua
             takes. The nearest words and the candidates are always all words that the LMs share, so that settings can be
             compared.
         seed: of everything random.
-        num_words: how many nearest words and strongest anchors to show for each vector.
+        num_nearest: how many nearest words and strongest anchors to show for each vector.
         strength: of a calibration on the task's train subjects, from 0 to 1, or "auto" to choose it. None: no
             calibration.
         kept: results of earlier calls to use again; new ones are added. What does not depend on the setting, such as
@@ -228,9 +228,9 @@ def explore(prompt: Prompt | Sequence[Prompt], direct: Prompt, *, source: Langua
     evaluations["random"] = once(
         lambda: score(target, transfer(list(prompts), **pair, anchors=words, method="random")), "random", *about, words)
     sides = {"source": (prompts[0], sources[0]), "moved": (moved, target)}
-    nearest = {side: nearest_words(*both, words, num_words) for side, both in sides.items()}
+    nearest = {side: nearest_words(*both, words, num_nearest) for side, both in sides.items()}
     used = anchors or words.frequent(record.anchors)
-    top = encode(prompts[0], sources[0], used).topk(min(num_words, len(used))).indices.flatten().tolist()
+    top = encode(prompts[0], sources[0], used).topk(min(num_nearest, len(used))).indices.flatten().tolist()
     rows = list(dict.fromkeys(top))
     strongest = {side: pd.DataFrame(encode(*both, used)[:, rows].T.cpu(), index=[used.words[i] for i in rows],
                                     columns=range(1, 1 + len(prompts[0].vectors))) for side, both in sides.items()}

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from .display import with_palette
 from .plots import LIGHT_TO_DARK, darken_numbers, score_bars
 from .tables import over_facts
 
@@ -46,10 +47,10 @@ def draw(exploration: Exploration) -> Figure:
 
 
 def as_png(figure: Figure) -> bytes:
-    """A figure as PNG."""
+    """A figure as a small PNG."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    return file.getvalue()
+    return with_palette(file.getvalue())
 
 
 def _draw_words(nearest: pd.DataFrame, ax: Axes) -> None:

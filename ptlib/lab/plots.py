@@ -142,10 +142,10 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
 
 def darken_numbers(ax: Axes) -> None:
     """Make the numbers of heatmaps black wherever that has more contrast with their cells than white."""
-    cells = [color for mesh in ax.collections if isinstance(mesh, QuadMesh) for color, masked in zip(
-        mesh.get_facecolors(), np.ma.getmaskarray(mesh.get_array()).flatten(), strict=True) if not masked]
-    for number, color in zip(ax.texts, cells, strict=True):
-        linear = np.where(color[:3] <= 0.04045, color[:3] / 12.92, ((color[:3] + 0.055) / 1.055) ** 2.4)
+    meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
+    cells = [mesh.cmap(mesh.norm(np.ma.compressed(mesh.get_array())))[:, :3] for mesh in meshes]
+    for number, rgb in zip(ax.texts, np.concatenate(cells), strict=True):
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         luminance = linear @ [0.2126, 0.7152, 0.0722]  # of WCAG 2, by whose ratio 1.05 / (L + 0.05) = (L + 0.05) / 0.05
         number.set_color("black" if luminance > 0.179 else "white")
 
