@@ -143,7 +143,8 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
 def darken_numbers(ax: Axes) -> None:
     """Make the numbers of heatmaps black wherever that has more contrast with their cells than white."""
     meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
-    cells = [mesh.cmap(mesh.norm(np.ma.compressed(mesh.get_array())))[:, :3] for mesh in meshes]
+    shown = [mesh.norm(np.ma.compressed(np.asanyarray(mesh.get_array()))) for mesh in meshes]
+    cells = [np.asarray(mesh.cmap(values))[:, :3] for mesh, values in zip(meshes, shown, strict=True)]
     for number, rgb in zip(ax.texts, np.concatenate(cells), strict=True):
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         luminance = linear @ [0.2126, 0.7152, 0.0722]  # of WCAG 2, by whose ratio 1.05 / (L + 0.05) = (L + 0.05) / 0.05

@@ -108,7 +108,7 @@ def lab(notebook):
             browser_page() as (page, errors):
         page.goto(address)
         page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.get_by_text("Python 3 (ipykernel)").first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # what is run before that is forgotten
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         shown(page)

@@ -1,0 +1,59 @@
+"""The site, as ``make site`` builds it: Sphinx over the repository itself, so that every page has one source."""
+
+import re
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+import ptlib
+
+ROOT = Path(__file__).parents[2]
+
+project = "ptlib"
+version = release = ptlib.__version__
+copyright = "MIT licence"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "notebooks/site/index"
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ptlib/zoo/README.md", "notebooks/glossary.md",
+                    "notebooks/*.ipynb", "notebooks/**/*.ipynb", "notebooks/site/*.md"]
+exclude_patterns = ["**/.ipynb_checkpoints"]
+
+nb_execution_mode = "off"  # pages show what make notebooks ran
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
+
+html_theme = "furo"
+html_title = "ptlib"
+html_math_renderer = "mathml"
+html_css_files = ["site.css"]
+html_static_path = ["static"]
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+
+
+def mathml(writer: HTML5Translator, node: nodes.math) -> None:
+    """Show TeX as MathML, which browsers draw without a script or a network."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    writer.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def tables_stay_as_they_are(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Show a table in a docstring as it stands there: it is Markdown, which autodoc does not read."""
+    plain = "\n".join(lines)
+    text = re.sub(r"(?m)(?:^[ ]*\|.*\n?)+", lambda table: "::\n\n" + re.sub(r"(?m)^", "    ", table[0]), plain)
+    lines[:] = text.split("\n")
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("autodoc-process-docstring", tables_stay_as_they_are, priority=400)
