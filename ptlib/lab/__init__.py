@@ -10,6 +10,7 @@ from .. import __version__
 from ..evaluation.correlation import rank_correlation
 from ..parameters import listed
 from ..progress import progress_bar
+from ..tasks.loading import title_of
 from .display import keep_figures_small
 from .plots import (
     LINES,
@@ -23,14 +24,25 @@ from .plots import (
 )
 from .published import beside_published
 from .studies import Study, load_study, mean_fit, target_passes
-from .tables import by_seed, in_brackets, kinds_of_answers, over_facts, percent, save_table, say, wins, with_share
+from .tables import (
+    by_seed,
+    in_brackets,
+    kinds_of_answers,
+    named,
+    over_facts,
+    percent,
+    save_table,
+    say,
+    wins,
+    with_share,
+)
 from .words import nearest_words
 
 __all__ = [
     "LINES", "Study", "answer_bars", "begin", "beside_published", "by_seed", "difference_points", "in_brackets",
-    "kinds_of_answers", "listed", "load_study", "mean_fit", "nearest_words", "over_facts", "percent", "progress_bar",
-    "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines", "target_passes", "use_style",
-    "wins", "with_share", "word_picture",
+    "kinds_of_answers", "listed", "load_study", "mean_fit", "named", "nearest_words", "over_facts", "percent",
+    "progress_bar", "rank_correlation", "save_table", "say", "score_bars", "score_heatmap", "score_lines",
+    "target_passes", "title_of", "use_style", "wins", "with_share", "word_picture",
 ]
 
 

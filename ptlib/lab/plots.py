@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
 from ..prompts.mixtures import Mixture
+from ..tasks.loading import title_of
 
 __all__ = ["LINES", "answer_bars", "darken_numbers", "difference_points", "score_bars", "score_heatmap", "score_lines",
            "use_style", "word_picture"]
@@ -176,4 +177,6 @@ def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: s
 
 
 def _label(label: object) -> str:
-    return " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+    """A label as readers know it: a relation by its name, ``"capital (P36)"``."""
+    parts = label if isinstance(label, tuple) else (label,)
+    return " / ".join(title_of(str(part)) for part in parts)

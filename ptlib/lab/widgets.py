@@ -29,7 +29,7 @@ __all__ = ["Exploration", "Explorer", "Panel", "Picture", "draw", "explore", "pa
 HERE = Path(__file__).parent
 REMEMBERED = 30  # settings in the history
 DEFAULT = "default"  # of knobs whose default is the method's; not None, which a dropdown cannot go back to
-LOOK = {"style": {"description_width": "6.5em"}, "layout": {"width": "auto", "flex": "1 1 17em", "max_width": "26em"}}
+LOOK = {"style": {"description_width": "7.5em"}, "layout": {"width": "auto", "flex": "1 1 18em", "max_width": "26em"}}
 
 
 class Picture(anywidget.AnyWidget):
