@@ -1,8 +1,12 @@
 """The site, as ``make site`` builds it: Sphinx over the repository itself, so that every page has one source."""
 
+import base64
+import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
+import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
@@ -54,6 +58,35 @@ def tables_stay_as_they_are(app: Sphinx, what: str, name: str, obj: object, opti
     lines[:] = text.split("\n")
 
 
+def figures_in_words(app: Sphinx, doctree: nodes.document) -> None:
+    """Give figures the alternative text that their notebook holds, or else the title of their section.
+
+    MyST-NB names a figure's file by the SHA-256 of its bytes and drops the text.
+    """
+    for image in doctree.findall(nodes.image):
+        if "alt" not in image:
+            section = image.parent
+            while section is not None and not isinstance(section, nodes.section):
+                section = section.parent
+            title = section.next_node(nodes.title).astext() if section is not None else "this page"
+            image["alt"] = alternative_texts().get(Path(image["uri"]).stem, f"Figure of: {title}")
+
+
+@cache
+def alternative_texts() -> dict[str, str]:
+    """{SHA-256 of a figure: its text} of all notebooks."""
+    texts = {}
+    for path in (ROOT / "notebooks").rglob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", ()):
+                about = output.get("metadata", {}).get("image/png", {})
+                if "alt" in about:
+                    content = base64.b64decode(output["data"]["image/png"])
+                    texts[hashlib.sha256(content).hexdigest()] = about["alt"]
+    return texts
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", figures_in_words)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", tables_stay_as_they_are, priority=400)

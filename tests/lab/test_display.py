@@ -13,7 +13,7 @@ from PIL import Image
 
 from ptlib import lab
 from ptlib.lab.display import VISIBLE, alternative_text, with_palette
-from ptlib.lab.execute import is_shown_without_a_kernel
+from ptlib.lab.execute import execute, is_shown_without_a_kernel
 from ptlib.tasks.loading import title_of
 
 matplotlib.use("Agg")
@@ -96,6 +96,20 @@ def test_relations_have_names():
     assert title_of("zoo/bert-mini") == "zoo/bert-mini"
     table = lab.named(pd.DataFrame({"P36": [1], "fit": [2]}, index=[("zoo/P19")]))
     assert table.columns.tolist() == ["capital (P36)", "fit"] and table.index.tolist() == ["place of birth (P19)"]
+
+
+@pytest.mark.slow
+def test_a_notebook_keeps_its_figures_so(tmp_path):
+    path = tmp_path / "figure.ipynb"
+    code = """import matplotlib.pyplot as plt
+from ptlib import lab
+lab.begin()
+plt.plot([1, 2]); plt.title("up"); plt.show()"""
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), path)
+    execute(path)
+    figure = nbformat.read(path, as_version=4).cells[0].outputs[-1]
+    assert figure.metadata["image/png"]["alt"] == "Figure. up"
+    assert Image.open(io.BytesIO(base64.b64decode(figure.data["image/png"]))).mode == "P"
 
 
 def test_live_widgets_do_not_stay_in_a_notebook():
