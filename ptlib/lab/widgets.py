@@ -84,6 +84,7 @@ class Panel(ipywidgets.VBox):
         self.explorer = explorer
         self.exploration: Exploration | None = None
         self._past: list[Past] = []
+        self._count = 0  # lines of the history so far
         self._pinned: Past | None = None
         self._found, self._maps = Kept(64), Kept(8)
         self._quiet = True  # while several knobs change at once
@@ -217,33 +218,42 @@ class Panel(ipywidgets.VBox):
     # --- the history ---
 
     def _remember(self, found: Exploration) -> None:
-        """Put the setting into the history: a new line, or the last one if it is the same but for its weights."""
+        """Put the setting into the history as its last line.
+
+        It takes the place of the line that it had before, if it was there; or of the last line, if only its weights
+        were changed and nothing is compared with it.
+        """
         values = {name: knob.value for name, knob in {**self.knobs, **self.own}.items()}
-        last = self._past[-1] if self._past else None
-        number = 1 + (last.number if last else 0)
-        if last and last.values == values:
-            number = self._past.pop().number
-        self._past = [*self._past, Past(number, values, dict(self.picture.weights), found)][-REMEMBERED:]
+        old = next((past for past in self._past if past.exploration is found), None)
+        if old is None and self._past and self._past[-1].values == values and self._past[-1] is not self._pinned:
+            old = self._past[-1]
+        if old is None:
+            self._count += 1
+        now = Past(old.number if old else self._count, values, dict(self.picture.weights), found)
+        if old is not None and old is self._pinned:
+            self._pinned = now
+        self._past = [*(past for past in self._past if past is not old), now][-REMEMBERED:]
         self._list()
 
     def _list(self) -> None:
-        pinned = self._pinned.number if self._pinned else None
-        kept = self._past if not self._pinned or self._pinned.number in [past.number for past in self._past] else [
-            self._pinned, *self._past]
+        kept = self._past if self._pinned is None or self._pinned in self._past else [self._pinned, *self._past]
         self.picture.history = [
             {"number": past.number, "text": _described(past), "p": past.exploration.outcome.p_at_1,
-             "pinned": past.number == pinned, "current": past.exploration is self.exploration}
+             "pinned": past is self._pinned, "current": past.exploration is self.exploration}
             for past in reversed(kept)]
+
+    def _line(self, number: int) -> Past:
+        return next(past for past in [*self._past, self._pinned] if past and past.number == number)
 
     def _pin(self, number: int) -> None:
         """Compare with this setting from now on, or with the source again if it was pinned."""
-        found = [past for past in self._past if past.number == number]
-        self._pinned = found[0] if found and (self._pinned is None or self._pinned.number != number) else None
+        past = self._line(number)
+        self._pinned = None if past is self._pinned else past
         self.refresh()
 
     def _restore(self, number: int) -> None:
         """Turn all knobs to where they were."""
-        past = next(past for past in [*self._past, self._pinned] if past and past.number == number)
+        past = self._line(number)
         self._quiet = True
         for name in ("parameterization", "method"):  # what the other knobs depend on
             self.knobs[name].value = past.values[name]
