@@ -49,7 +49,7 @@ function linkedMap(model) {
     for (const side of SIDES) {
       const points = map[side] ?? [], [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
       const range = [xs, ys].map((values) => { // a few words that lie far out are drawn at the edge
-        const sorted = [...values].sort((a, b) => a - b), out = Math.floor(sorted.length / 50);
+        const sorted = [...values].sort((a, b) => a - b), out = Math.floor(sorted.length / 100);
         return [sorted[out], sorted[sorted.length - 1 - out]];
       });
       scale[side] = ([x, y]) => [[x, 0, WIDTH], [y, 1, HEIGHT]].map(([value, axis, size]) => {
