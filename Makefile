@@ -7,7 +7,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks
 DEMO := runs/demo
 REAL := runs/real
 
-.PHONY: run real report check test notebooks figures clean
+.PHONY: run real report check test notebooks figures site clean
 
 run: $(DEMO)/report.html
 	@echo
@@ -68,6 +68,11 @@ notebooks: $(INSTALLED)
 # The README's figures are those of the notebooks that it names.
 figures: $(INSTALLED)
 	$(BIN)/python -m ptlib.lab.figures
+
+# One static site of everything that people read, as it was last run; needs no network to be read.
+site: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -W --keep-going -c notebooks/site . runs/site
+	@echo "Site: file://$(CURDIR)/runs/site/notebooks/site/index.html"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

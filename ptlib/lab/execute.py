@@ -26,6 +26,7 @@ from ..sweep.grids import digest_of
 __all__ = ["execute", "is_edited", "is_of_other_source", "source_digest"]
 
 STAMP = "ptlib"  # the key in a notebook's metadata
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a reference to a live widget
 UNTIL_RUN = "until-run"  # the tag of a cell that goes when the notebook is run
 
 
@@ -38,9 +39,24 @@ def execute(path: str | Path) -> None:
     NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, store_widget_state=False,
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if is_shown_without_a_kernel(output)]
     notebook.metadata[STAMP] = {"code": digest_of(notebook), "source": source_digest()}
     with replacing(path) as partial:
         nbformat.write(notebook, partial)
+
+
+def is_shown_without_a_kernel(output: nbformat.NotebookNode) -> bool:
+    """Take the live widget out of an output; whether anything else is left for a page without a kernel.
+
+    The text that stands for a widget (its Python representation, or a progress bar that was never more than at its
+    start) tells a reader nothing.
+    """
+    if WIDGET not in output.get("data", {}):
+        return True
+    del output.data[WIDGET]
+    return output.data.keys() > {"text/plain"}
 
 
 def is_edited(path: str | Path) -> bool:

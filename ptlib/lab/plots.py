@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 
 from ..prompts.mixtures import Mixture
+from ..tasks.loading import title_of
 
-__all__ = ["LINES", "answer_bars", "difference_points", "score_bars", "score_heatmap", "score_lines",
+__all__ = ["LINES", "answer_bars", "darken_numbers", "difference_points", "score_bars", "score_heatmap", "score_lines",
            "use_style", "word_picture"]
 
 LIGHT_TO_DARK = "crest"
@@ -42,9 +44,9 @@ def score_bars(summary: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     rows = np.arange(len(summary))
     ax.barh(rows, mean, color=sns.color_palette(LIGHT_TO_DARK)[1], xerr=[mean - low, high - mean], capsize=3,
             error_kw={"ecolor": "0.2", "lw": 1.2})
-    for row, (value, end) in enumerate(zip(mean, high, strict=True)):
-        ax.text(end + 1.5, row, f"{value:.1f}", va="center")
-    ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 116), title=title,
+    for row, value in enumerate(mean):  # beside the frame, where no whisker runs through them
+        ax.text(1.02, row, f"{value:.1f}", va="center", transform=ax.get_yaxis_transform())
+    ax.set(yticks=rows, yticklabels=[_label(label) for label in summary.index], xlim=(0, 100), title=title,
            xlabel="mean P@1 over relations, % (95 % interval)")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -128,7 +130,8 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
     style = {"annot": True, "fmt": ".0f", "vmin": 0, "vmax": 100, "ax": ax, "square": True, "linewidths": 0.5}
     sns.heatmap(100 * scores, mask=itself, cmap=LIGHT_TO_DARK, cbar_kws={"label": "mean P@1, %"}, **style)
     sns.heatmap(100 * scores, mask=~itself | scores.isna(), cmap=["0.88"], cbar=False,
-                annot_kws={"color": "0.45", "style": "italic"}, **style)
+                annot_kws={"style": "italic"}, **style)
+    darken_numbers(ax)
     ax.set(xlabel="target", ylabel="source", title=title)
     ax.grid(False)
     ax.tick_params(axis="x", rotation=35)
@@ -136,6 +139,17 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
     for label in ax.get_xticklabels():
         label.set_horizontalalignment("right")
     return ax
+
+
+def darken_numbers(ax: Axes) -> None:
+    """Make the numbers of heatmaps black wherever that has more contrast with their cells than white."""
+    meshes = [mesh for mesh in ax.collections if isinstance(mesh, QuadMesh)]
+    shown = [mesh.norm(np.ma.compressed(np.asanyarray(mesh.get_array()))) for mesh in meshes]
+    cells = [np.asarray(mesh.cmap(values))[:, :3] for mesh, values in zip(meshes, shown, strict=True)]
+    for number, rgb in zip(ax.texts, np.concatenate(cells), strict=True):
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        luminance = linear @ [0.2126, 0.7152, 0.0722]  # of WCAG 2, by whose ratio 1.05 / (L + 0.05) = (L + 0.05) / 0.05
+        number.set_color("black" if luminance > 0.179 else "white")
 
 
 def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: str = "",
@@ -163,4 +177,6 @@ def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: s
 
 
 def _label(label: object) -> str:
-    return " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+    """A label as readers know it: a relation by its name, ``"capital (P36)"``."""
+    parts = label if isinstance(label, tuple) else (label,)
+    return " / ".join(title_of(str(part)) for part in parts)

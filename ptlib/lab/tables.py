@@ -13,8 +13,9 @@ from IPython.display import Markdown
 
 from ..evaluation.evaluations import Evaluation
 from ..evaluation.summaries import Evaluations, flattened, per_evaluation, per_relation
+from ..tasks.loading import title_of
 
-__all__ = ["by_seed", "in_brackets", "kinds_of_answers", "over_facts", "percent", "save_table", "say",
+__all__ = ["by_seed", "in_brackets", "kinds_of_answers", "named", "over_facts", "percent", "save_table", "say",
            "wins", "with_share"]
 
 SHARES = ("relation_mean", "relation_low", "relation_high", "share of direct", "difference", "difference_low",
@@ -114,6 +115,15 @@ def over_facts(evaluations: Mapping[Any, Evaluation]) -> pd.DataFrame:
     """
     rows = [(e.p_at_1, *e.interval, e.n) for e in evaluations.values()]
     return pd.DataFrame(rows, list(evaluations), ["relation_mean", "relation_low", "relation_high", "facts"])
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with relations called by their names, ``"capital (P36)"``, in its index and its columns."""
+    return table.rename(index=_title, columns=_title)
+
+
+def _title(label: Any) -> Any:
+    return title_of(label) if isinstance(label, str) else label
 
 
 def save_table(out: str | None, table: pd.DataFrame, names: Sequence[str]) -> None:

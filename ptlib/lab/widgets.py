@@ -1,252 +1,327 @@
-"""An interactive explorer of transfers.
+"""The interactive explorer: knobs, and a picture that is drawn in the page (``picture.js``).
 
-``explore`` gives the data of one setting, ``draw`` a static figure of it, and ``panel`` widgets to change the setting.
+``panel`` is the whole. ``explore``, ``Explorer`` and ``draw`` are what it shows, and work without it.
 """
 
 from __future__ import annotations
 
-import html
-import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets
-import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from PIL import Image
+import traitlets
 
 from ..errors import PromptTransferError
-from ..evaluation.evaluations import Evaluation, evaluate
-from ..models.lm import LanguageModel
-from ..moving.anchors import shared_anchors
+from ..moving import methods
 from ..moving.methods import METHODS
-from ..moving.relative import encode
 from ..moving.search import NORMALIZATIONS, RIDGES
-from ..moving.transfer import transfer
-from ..prompts.history import Moved
-from ..prompts.prompt import Prompt, manual_prompt
-from ..tasks.task import Task
-from ..tuning.tuning import tune
-from .plots import LIGHT_TO_DARK, score_bars
-from .tables import over_facts
-from .words import nearest_words
+from ..tasks.loading import title_of
+from .explorations import Exploration, Explorer, Kept, explore
+from .figure import as_png, draw
+from .shown import LinkedMap, answers_shown, results_shown
 
-__all__ = ["Exploration", "Explorer", "draw", "explore", "panel"]
+__all__ = ["Exploration", "Explorer", "Panel", "Picture", "draw", "explore", "panel"]
 
-LOOK = {"style": {"description_width": "8em"}, "layout": {"width": "21em"}}  # of every widget
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Exploration:
-    """One setting of the explorer and its results. A notebook shows it as the figure of ``draw``.
-
-    Attributes:
-        moved: the transferred prompt; its ``history`` holds the setting.
-        nearest: the shared words with the highest cosine to each vector, whether they are anchors or not. Rows
-            (vector, rank), both from 1; columns ("source" | "moved", "word" | "cosine"), for the tuned vectors in the
-            source and the transferred ones in the target.
-        strongest: the anchors with the highest cosines to the source's vectors (rows), and these cosines. Columns
-            ("source" | "moved", vector).
-        evaluations: {label: Evaluation on the task's test examples}, all with the shared words as candidates.
-    """
-
-    moved: Prompt
-    nearest: pd.DataFrame
-    strongest: pd.DataFrame
-    evaluations: dict[str, Evaluation]
-
-    @property
-    def history(self) -> Moved:
-        """The record of the transfer."""
-        assert isinstance(self.moved.history, Moved)
-        return self.moved.history
-
-    @property
-    def fit(self) -> float:
-        """√R² on held-out anchors: how well vectors of the target can imitate the prompt. It needs no labels."""
-        return self.history.fit
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        """P@1 of every evaluation: ``p_at_1``, its 95 % Wilson interval over facts (``low``, ``high``), and ``n``."""
-        rows = [(e.p_at_1, *e.interval, e.n) for e in self.evaluations.values()]
-        return pd.DataFrame(rows, index=list(self.evaluations), columns=["p_at_1", "low", "high", "n"])
-
-    def __repr__(self) -> str:
-        about = self.history
-        names = [Path(name).name for name in (about.sources[0].lm, self.moved.lm_name)]
-        ridge = [f"ridge {about.options['ridge']:g}"] if "ridge" in about.options else []
-        scaled = [] if METHODS[about.method].normalize == "none" else [f"normalisation {about.normalize}"]
-        setting = [about.method, *ridge, *scaled, f"{about.anchors} anchors", f"fit {self.fit:.2f}"]
-        return f"{self.moved.task}: {' → '.join(names)}\n{', '.join(setting)}"
-
-    def _repr_png_(self) -> bytes:
-        full, small = io.BytesIO(), io.BytesIO()
-        draw(self).savefig(full, format="png")
-        Image.open(full).convert("RGB").quantize(128).save(small, format="png")  # a third of the bytes
-        return small.getvalue()
+HERE = Path(__file__).parent
+REMEMBERED = 30  # settings in the history
+DEFAULT = "default"  # of knobs whose default is the method's; not None, which a dropdown cannot go back to
+LOOK = {"style": {"description_width": "7.5em"}, "layout": {"width": "auto", "flex": "1 1 18em", "max_width": "26em"}}
 
 
-def explore(prompt: Prompt, direct: Prompt, *, source: LanguageModel, target: LanguageModel, task: Task,
-            num_anchors: int | None = None, select: str = "all", seed: int = 0, num_words: int = 3,
-            **options: Any) -> Exploration:
-    """Transfer one prompt and examine it: its nearest words, its strongest anchors, and its P@1 beside alternatives.
+class Picture(anywidget.AnyWidget):
+    """The drawn part: the results of one setting, and what the reader does with them. ``picture.js`` says how."""
 
-    Args:
-        prompt: m vectors, tuned on ``source`` for ``task``.
-        direct: a prompt tuned on ``target``, for comparison.
-        source, target: the LMs, which may be the same.
-        task: its test examples are evaluated.
-        num_anchors, select: of the anchors, as for ``shared_anchors``. The nearest words and the candidates are always
-            all words that the two LMs share, so that settings can be compared.
-        seed: of everything random.
-        num_words: how many nearest words and strongest anchors to show for each vector.
-        options: of ``transfer``: ``method``, ``normalize`` and the method's own, such as ``ridge``.
-
-    Raises:
-        PromptTransferError: one of its kinds, as ``shared_anchors``, ``transfer`` and ``evaluate`` raise it.
-    """
-    words = shared_anchors(source, target)
-    anchors = shared_anchors(source, target, num=num_anchors, select=select, seed=seed)
-    moved = transfer(prompt, source=source, target=target, anchors=anchors, seed=seed, **options)
-    rivals = {"direct tuning": direct, "moved": moved}
-    if task.manual_template:
-        rivals["manual template"] = manual_prompt(target, task)
-    rivals["random"] = transfer(prompt, source=source, target=target, anchors=anchors, method="random", seed=seed)
-    evaluations = {"on the source": evaluate(source, prompt, task.test, candidates=words.words)} | {
-        label: evaluate(target, rival, task.test, candidates=words.words) for label, rival in rivals.items()}
-    sides = {"source": (prompt, source), "moved": (moved, target)}
-    nearest = {side: nearest_words(*pair, words, num_words) for side, pair in sides.items()}
-    top = encode(prompt, source, anchors).topk(min(num_words, len(anchors))).indices.flatten().tolist()
-    rows = list(dict.fromkeys(top))
-    strongest = {side: pd.DataFrame(encode(*pair, anchors)[:, rows].T.cpu(), index=[anchors.words[i] for i in rows],
-                                    columns=range(1, 1 + len(prompt.vectors))) for side, pair in sides.items()}
-    return Exploration(moved, pd.concat(nearest, axis=1), pd.concat(strongest, axis=1), evaluations)
+    _esm = HERE / "picture.js"
+    _css = HERE / "picture.css"
+    map = traitlets.Dict().tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)
+    doing = traitlets.Unicode().tag(sync=True)
+    failure = traitlets.Unicode().tag(sync=True)
+    answers = traitlets.Dict().tag(sync=True)
+    history: traitlets.List = traitlets.List().tag(sync=True)
+    subject = traitlets.Unicode().tag(sync=True)
+    weights = traitlets.Dict().tag(sync=True)
 
 
-class Explorer:
-    """LMs and tasks to choose from, and the prompts that were tuned so far.
+@dataclass(frozen=True, eq=False)
+class Past:
+    """A setting that was shown: the values of the knobs, the changed weights, and the results."""
 
-    Args:
-        lms, tasks: the choices that a ``panel`` offers; at least one of each.
-        num_vectors, epochs: of the tuning, as for ``tune``.
-
-    Raises:
-        PromptTransferError: there are no LMs or no tasks.
-    """
-
-    def __init__(self, lms: Sequence[LanguageModel], tasks: Sequence[Task], *, num_vectors: int = 5, epochs: int = 30):
-        if not lms or not tasks:
-            raise PromptTransferError(f"got {len(lms)} LMs and {len(tasks)} tasks; expected at least one of each")
-        self.lms, self.tasks, self.num_vectors, self.epochs = lms, tasks, num_vectors, epochs
-        self.prompts: dict[tuple[str, str, int], Prompt] = {}
-
-    def tuned(self, lm: LanguageModel, task: Task, seed: int = 0) -> Prompt:
-        """The prompt of an LM, task and seed. It is tuned at the first call and kept for later ones."""
-        key = lm.name, task.name, seed
-        if key not in self.prompts:
-            self.prompts[key] = tune(lm, task, num_vectors=self.num_vectors, epochs=self.epochs, seed=seed,
-                                     progress=False)
-        return self.prompts[key]
-
-    def explore(self, source: LanguageModel, target: LanguageModel, task: Task, *, seed: int = 0,
-                **options: Any) -> Exploration:
-        """Call ``explore`` with prompts tuned on the two LMs; ``options`` are those of ``explore``."""
-        return explore(self.tuned(source, task, seed), self.tuned(target, task, seed), source=source, target=target,
-                       task=task, seed=seed, **options)
+    number: int
+    values: dict[str, Any]
+    weights: dict[str, float]
+    exploration: Exploration
 
 
-def draw(exploration: Exploration) -> Figure:
-    """A static figure of an exploration: the setting, nearest words, strongest anchors and P@1."""
-    lines, wide = max(len(exploration.nearest), 10), 0.34 * max(len(exploration.moved.vectors), 3)
-    figure = Figure(figsize=(8.6 + 2 * wide, 1.9 + 0.26 * lines),
-                    layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    table, here, there, bars = figure.subplots(1, 4, width_ratios=[2.9, wide, wide, 2.2])
-    _draw_words(exploration.nearest, table)
-    low, high = exploration.strongest.min(axis=None), exploration.strongest.max(axis=None)
-    for side, ax in (("source", here), ("moved", there)):
-        cosines = exploration.strongest[side]
-        sns.heatmap(cosines, annot=(100 * cosines).round().astype(int), fmt="d", vmin=low, vmax=high, ax=ax,
-                    cmap=LIGHT_TO_DARK, cbar=False, annot_kws={"size": 9}, yticklabels=True)
-        ax.set(title=side, xlabel="vector", ylabel="strongest anchors (cosine × 100)" if side == "source" else "")
-        ax.tick_params(axis="y", rotation=0, labelleft=side == "source")
-    scores = over_facts(exploration.evaluations)
-    score_bars(scores, title="P@1 (95 % interval)", ax=bars).set_xlabel(f"% of {scores['facts'].iloc[0]} test facts")
-    figure.suptitle(repr(exploration), fontsize=12)
-    return figure
+def panel(explorer: Explorer, *, seed: int = 0) -> Panel:
+    """Knobs for every argument of ``Explorer.explore``, and the picture of the current setting.
 
-
-def _draw_words(nearest: pd.DataFrame, ax: Axes) -> None:
-    """Draw the nearest words as text, one line for each rank. Words that a vector has on both sides are bold."""
-    columns = {"source": 0.14, "moved": 0.64}  # left edges of the words
-    for side, left in columns.items():
-        ax.text(left + 0.03, -1, side, va="center", size=10, style="italic")
-    for line, (vector, rank) in enumerate(nearest.index):
-        group = nearest.loc[vector]
-        both = set(group["source", "word"]) & set(group["moved", "word"])
-        if rank == 1:
-            ax.axhline(line - 0.5, color="0.8", lw=0.8)
-            ax.text(0, line, vector, va="center", size=10)
-        for side, left in columns.items():
-            word, cosine = group.loc[rank, side]
-            ax.text(left, line, f"{100 * cosine:.0f}", va="center", ha="right", size=10)
-            ax.text(left + 0.03, line, word, va="center", size=10, weight="bold" if word in both else "normal")
-    ax.set(xlim=(0, 1), ylim=(len(nearest), -1.5), title="nearest words (cosine × 100)")
-    ax.set_axis_off()
-
-
-def panel(explorer: Explorer, *, seed: int = 0) -> ipywidgets.VBox:
-    """Widgets for every argument of ``Explorer.explore``, and the figure of the current setting.
-
-    If a setting is not possible, the library's error message takes the place of the figure.
+    If a setting is not possible, the library's error message stands above the last picture, which is dimmed.
 
     Args:
         explorer: keeps the prompts that the panel tunes.
-        seed: the initial value of the seed widget.
-
-    Returns:
-        A box with three children: the widgets, a note, and the figure as an image.
+        seed: the initial value of the seed.
     """
+    return Panel(explorer, seed)
+
+
+class Panel(ipywidgets.VBox):
+    """The explorer's panel. A page without a kernel shows it as the static figure of ``draw``.
+
+    Attributes:
+        knobs: {name: widget} of everything but the method's own options.
+        own: {option: widget} of the chosen method.
+        picture: the drawn part.
+        exploration: the results that the picture shows; None before the first.
+    """
+
+    def __init__(self, explorer: Explorer, seed: int = 0):
+        super().__init__()
+        self.explorer = explorer
+        self.exploration: Exploration | None = None
+        self._past: list[Past] = []
+        self._count = 0  # lines of the history so far
+        self._pinned: Past | None = None
+        self._found, self._maps = Kept(64), Kept(8)
+        self._quiet = True  # while several knobs change at once
+        self.picture = Picture()
+        self.own: dict[str, ipywidgets.Widget] = {}
+        self.knobs = _knobs(explorer, seed)
+        self._own_box = ipywidgets.HBox(layout={"flex_flow": "row wrap"})
+        self._bar = ipywidgets.Output()  # where a tuning's progress bar stands
+        for knob in self.knobs.values():
+            knob.observe(self._turned, "value")
+        self.picture.observe(self._turned, "weights")
+        self.picture.observe(self._ask, "subject")
+        self.picture.on_msg(self._told)
+        self._fit_knobs()
+        self._quiet = False
+        self.refresh()
+        knobs = ipywidgets.HBox([*self.knobs.values(), self._own_box], layout={"flex_flow": "row wrap"})
+        self.children = [knobs, self._bar, self.picture]
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**options)
+        if bundle is None or self.exploration is None:
+            return bundle
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "image/png": as_png(draw(self.exploration)), "text/plain": repr(self.exploration)}, metadata
+
+    # --- from knobs to results ---
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The arguments of ``Explorer.explore`` that the knobs and the bars stand for."""
+        values = {name: knob.value for name, knob in self.knobs.items()}
+        num = values.pop("num_anchors")
+        setting = {**values, "source": list(values.pop("source")), "num_anchors": None if num == DEFAULT else num}
+        if num == DEFAULT:
+            setting["select"] = "all"
+        if setting["normalize"] == DEFAULT or self.knobs["normalize"].disabled:
+            del setting["normalize"]
+        if setting["strength"] == "none":
+            setting["strength"] = None
+        own = {name: None if knob.value == "all" else knob.value for name, knob in self.own.items()}
+        return {**setting, **own, "weights": {_place(key): weight for key, weight in self.picture.weights.items()}}
+
+    def refresh(self) -> None:
+        """Compute and show the current setting, or say why that is not possible."""
+        setting, picture = self.setting, self.picture
+        untuned = self._untuned(setting)
+        picture.doing = f"tuning on {' and '.join(untuned)} …" if untuned else "transferring …"
+        try:
+            found, tuned = self._result(setting), self._result({**setting, "weights": {}})
+            pinned = self._pinned.exploration if self._pinned else None
+            linked = self._maps.once(lambda: LinkedMap(found), *found.sources[:1], found.target, len(found.words))
+            with picture.hold_sync():  # one message, so that map and results change together
+                self.exploration = found
+                picture.map = linked.shown()
+                self._remember(found)
+                picture.shown = results_shown(found, linked, pinned, tuned)
+                picture.failure = ""
+            self._ask()
+        except PromptTransferError as error:
+            picture.failure = str(error)
+        finally:
+            picture.doing = ""
+            if untuned:
+                self._bar.clear_output()
+
+    def _result(self, setting: dict[str, Any]) -> Exploration:
+        def explored() -> Exploration:
+            with self._bar:  # the bar of a tuning, which is left out of the page's other outputs
+                return self.explorer.explore(**setting, progress=True)
+
+        hashable = {**setting, "source": tuple(setting["source"]), "task": setting["task"].name,
+                    "weights": tuple(setting["weights"].items())}
+        return self._found.once(explored, *hashable.items())
+
+    def _untuned(self, setting: dict[str, Any]) -> list[str]:
+        """The LMs on which a prompt has to be tuned first."""
+        seed, task, kind = setting["seed"], setting["task"], setting["parameterization"]
+        names = tuple(lm.name for lm in setting["source"])
+        wanted = [(names, kind)] if kind == "mixture" else [((name,), kind) for name in names]
+        wanted.append(((setting["target"].name,), "vectors"))
+        return [" + ".join(of) for of, kind in dict.fromkeys(wanted)
+                if (of, task.name, seed, kind) not in self.explorer.prompts]
+
+    # --- what the reader does ---
+
+    def _turned(self, change: Any) -> None:
+        if self._quiet:
+            return
+        self._quiet = True
+        if change["owner"] is not self.picture and change["owner"] in [
+                self.knobs[name] for name in ("source", "task", "seed", "parameterization")]:
+            self.picture.weights = {}  # they were of another prompt
+        self._fit_knobs()
+        self._quiet = False
+        self.refresh()
+
+    def _fit_knobs(self) -> None:
+        """Show the methods of the kind of prompt, and the options of the method."""
+        method, kind = self.knobs["method"], self.knobs["parameterization"].value
+        names = ["auto", *(name for name, one in METHODS.items() if kind == "mixture" or not one.needs_mixtures)]
+        if tuple(names) != method.options:
+            chosen = method.value if method.value in names else "auto"
+            method.options, method.value = names, chosen
+        scaled = method.value != "auto" and METHODS[method.value].normalize != "none"
+        self.knobs["normalize"].disabled = not scaled
+        kinds = METHODS[method.value].kinds if method.value != "auto" else {}
+        if self.own.keys() != kinds.keys() - {"progress"}:
+            defaults = METHODS[method.value].options if kinds else {}
+            self.own = {name: _option(name, of, defaults[name]) for name, of in kinds.items() if name != "progress"}
+            for knob in self.own.values():
+                knob.observe(self._turned, "value")
+            self._own_box.children = list(self.own.values())
+        self.knobs["select"].disabled = self.knobs["num_anchors"].value == DEFAULT
+
+    def _ask(self, _: Any = None) -> None:
+        if self.picture.subject and self.exploration:
+            try:
+                self.picture.answers = answers_shown(self.exploration, self.picture.subject)
+            except PromptTransferError as error:
+                self.picture.answers = {"failure": str(error)}
+
+    def _told(self, _: Any, message: dict[str, Any], __: Any) -> None:
+        actions: dict[str, Callable[[int], None]] = {"pin": self._pin, "restore": self._restore}
+        if message["do"] in actions:
+            actions[message["do"]](message["number"])
+        elif self.exploration:
+            name, kind, content = _exported(self.exploration, message["do"])
+            self.picture.send({"name": name, "type": kind}, [content])
+
+    # --- the history ---
+
+    def _remember(self, found: Exploration) -> None:
+        """Put the setting into the history as its last line.
+
+        It takes the place of the line that it had before, if it was there; or of the last line, if only its weights
+        were changed and nothing is compared with it.
+        """
+        values = {name: knob.value for name, knob in {**self.knobs, **self.own}.items()}
+        old = next((past for past in self._past if past.exploration is found), None)
+        if old is None and self._past and self._past[-1].values == values and self._past[-1] is not self._pinned:
+            old = self._past[-1]
+        if old is None:
+            self._count += 1
+        now = Past(old.number if old else self._count, values, dict(self.picture.weights), found)
+        if old is not None and old is self._pinned:
+            self._pinned = now
+        self._past = [*(past for past in self._past if past is not old), now][-REMEMBERED:]
+        self._list()
+
+    def _list(self) -> None:
+        kept = self._past if self._pinned is None or self._pinned in self._past else [self._pinned, *self._past]
+        self.picture.history = [
+            {"number": past.number, "text": _described(past), "p": past.exploration.outcome.p_at_1,
+             "pinned": past is self._pinned, "current": past.exploration is self.exploration}
+            for past in reversed(kept)]
+
+    def _line(self, number: int) -> Past:
+        return next(past for past in [*self._past, self._pinned] if past and past.number == number)
+
+    def _pin(self, number: int) -> None:
+        """Compare with this setting from now on, or with the source again if it was pinned."""
+        past = self._line(number)
+        self._pinned = None if past is self._pinned else past
+        self.refresh()
+
+    def _restore(self, number: int) -> None:
+        """Turn all knobs to where they were."""
+        past = self._line(number)
+        self._quiet = True
+        for name in ("parameterization", "method"):  # what the other knobs depend on
+            self.knobs[name].value = past.values[name]
+            self._fit_knobs()
+        for name, knob in {**self.knobs, **self.own}.items():
+            knob.value = past.values[name]
+        self._fit_knobs()
+        self.picture.weights = past.weights
+        self._quiet = False
+        self.refresh()
+
+
+def _knobs(explorer: Explorer, seed: int) -> dict[str, ipywidgets.Widget]:
     lms = [(lm.name, lm) for lm in explorer.lms]
     powers = [2 ** i for i in range(4, min(len(lm.words) for lm in explorer.lms).bit_length())]
-    knobs = {
-        "source": _dropdown("source", lms),
+    return {
+        "source": ipywidgets.SelectMultiple(options=lms, index=(0,), rows=min(3, len(lms)), description="source",
+                                            tooltip="several: hold Ctrl or Shift", **LOOK),
         "target": _dropdown("target", lms, index=min(1, len(lms) - 1)),
-        "task": _dropdown("relation", [(task.name, task) for task in explorer.tasks]),
-        "method": _dropdown("method", [name for name, method in METHODS.items() if not method.needs_mixtures]),
-        "ridge": _dropdown("ridge", ["auto", *RIDGES]),
-        "normalize": _dropdown("normalisation", NORMALIZATIONS, index=NORMALIZATIONS.index("affine")),
-        "num_anchors": _dropdown("anchors", [("all", None), *((str(n), n) for n in powers)]),
-        "select": _dropdown("of these", ["random", "frequent"]),  # "all" is a choice of the widget above
+        "task": _dropdown("relation", [(title_of(task.name), task) for task in explorer.tasks]),
+        "parameterization": _dropdown("prompt", [("mixture of words", "mixture"), ("free vectors", "vectors")]),
+        "method": _dropdown("method", ["auto"]),
+        "normalize": _dropdown("normalisation", [DEFAULT, *NORMALIZATIONS]),
+        "num_anchors": _dropdown("anchors", [("default", DEFAULT), *((str(n), n) for n in powers)]),
+        "select": _dropdown("of these", ["random", "frequent"]),
+        "strength": _dropdown("calibration", [("none", "none"), ("chosen", "auto"), ("0.25", 0.25), ("0.5", 0.5),
+                                              ("1", 1.0)]),
         "seed": ipywidgets.BoundedIntText(seed, min=0, max=2 ** 31 - 1, description="seed", **LOOK),
     }
-    note, picture = ipywidgets.HTML(), ipywidgets.Image(format="png", layout={"max_width": "100%"})
 
-    def refresh(_: object = None) -> None:
-        setting = {name: knob.value for name, knob in knobs.items()}
-        if setting["ridge"] == "auto":  # the default of methods with a ridge; the others do not have the option
-            del setting["ridge"]
-        keys = dict.fromkeys((setting[lm].name, setting["task"].name, setting["seed"]) for lm in ("source", "target"))
-        untuned = [key[0] for key in keys if key not in explorer.prompts]
-        note.value = f"tuning on {html.escape(' and '.join(untuned))} …" if untuned else "transferring …"
-        try:
-            picture.value = explorer.explore(**setting)._repr_png_()
-        except PromptTransferError as error:
-            note.value, picture.layout.display = html.escape(str(error)), "none"
-        else:
-            note.value, picture.layout.display = "", None
 
-    for knob in knobs.values():
-        knob.observe(refresh, "value")
-    refresh()
-    columns = [ipywidgets.VBox(list(knobs.values())[i:i + 3]) for i in (0, 3, 6)]
-    return ipywidgets.VBox([ipywidgets.HBox(columns), note, picture])
+def _option(name: str, kind: methods.Kind, default: Any) -> ipywidgets.Widget:
+    """A widget for an option of a method, by the kind of its values."""
+    label = name.replace("_", " ")
+    if kind is methods.SWITCH:
+        return _dropdown(label, [("no", False), ("yes", True)], index=int(default))
+    if kind is methods.RIDGE:
+        return _dropdown(label, ["auto", *RIDGES])
+    if kind is methods.COUNT_OR_ALL:
+        return _dropdown(label, ["all", 1, 3, 10, 30, 100, 300, 1000])
+    if kind is methods.RATE:
+        return ipywidgets.FloatText(default, description=label, continuous_update=False, **LOOK)
+    return ipywidgets.BoundedIntText(default, min=int(kind is methods.COUNT), max=100_000, description=label, **LOOK)
 
 
 def _dropdown(label: str, options: Sequence[Any], index: int = 0) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(options=options, index=index, description=label, **LOOK)
+
+
+def _place(key: str) -> tuple[int, str]:
+    """``"0 speak"``, as the picture names a word of a vector, is ``(0, "speak")``."""
+    vector, _, word = key.partition(" ")
+    return int(vector), word
+
+
+def _described(past: Past) -> str:
+    title, _, setting = repr(past.exploration).partition("\n")
+    changed = [f"{key.partition(' ')[2]} {weight:.0%}" for key, weight in past.weights.items()]
+    return f"{past.number}. {', '.join([setting, *changed, title])}"
+
+
+def _exported(exploration: Exploration, what: str) -> tuple[str, str, bytes]:
+    """(file name, MIME type, content) of the picture, the moved prompt, or the code."""
+    name = f"{Path(exploration.task.name).stem}-{Path(exploration.target.name).name}"
+    if what == "picture":
+        return f"{name}.png", "image/png", as_png(draw(exploration))
+    if what == "code":
+        return f"{name}.py", "text/x-python", exploration.code.encode()
+    with tempfile.TemporaryDirectory() as folder:
+        return f"{name}.safetensors", "application/octet-stream", exploration.moved.save(
+            Path(folder) / "prompt.safetensors").read_bytes()

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["Calibrated", "Carried", "Moved", "Origin", "Other", "Record", "Refined", "Selected", "Tuned", "history_of"]
+__all__ = ["Calibrated", "Carried", "Moved", "Origin", "Other", "Record", "Refined",
+           "Reweighted", "Selected", "Tuned", "history_of"]
 
 
 @dataclass(frozen=True)
@@ -317,10 +318,35 @@ class Carried(Record):
         return super().from_json({**meta, "before": history_of(rest)})
 
 
+@dataclass(frozen=True)
+class Reweighted(Record):
+    """A mixture whose weights somebody changed with ``Prompt.with_weights``.
+
+    Attributes:
+        before: the record of the prompt with its own weights.
+        weights: (vector, word, weight) of each change.
+    """
+
+    before: Record
+    weights: tuple[tuple[int, str, float], ...]
+
+    @property
+    def tuning_seed(self) -> int | None:
+        return self.before.tuning_seed
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.before.as_json(), "reweighted": [list(change) for change in self.weights]}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Self:
+        rest = {name: value for name, value in meta.items() if name != "reweighted"}
+        return cls(history_of(rest), tuple((vector, word, weight) for vector, word, weight in meta["reweighted"]))
+
+
 def history_of(meta: Mapping[str, Any]) -> Record:
     """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
-    kinds = (("calibrated", Calibrated), ("selected", Selected), ("lost_weight", Carried), ("from", Refined),
-             ("matching_loss", Moved), ("parameterization", Tuned))
+    kinds = (("calibrated", Calibrated), ("selected", Selected), ("lost_weight", Carried),
+             ("reweighted", Reweighted), ("from", Refined), ("matching_loss", Moved), ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)

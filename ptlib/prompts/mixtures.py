@@ -5,6 +5,7 @@ The weights mean the same in every LM that has the words, so a mixture can be co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from ..errors import NotFiniteError, PromptMismatchError
 from ..models.lm import LanguageModel
 
 __all__ = ["Mixture"]
+
+ROUNDING = 1e-5  # of sums of float32 weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,35 @@ class Mixture:
         top = self.weights.topk(min(count, len(self.words)))
         kept = torch.zeros_like(self.weights).scatter(-1, top.indices, top.values)
         return Mixture(self.words, kept / kept.sum(-1, keepdim=True), self.gains)
+
+    def with_weights(self, weights: Mapping[tuple[int, str], float]) -> Mixture:
+        """The mixture with other weights for some words; a weight of 0 takes a word out.
+
+        Args:
+            weights: {(vector, word): its weight}. The other words of the vector share what is left, in their old
+                proportions.
+
+        Raises:
+            PromptMismatchError: there is no such vector or word; a weight is negative; the weights of a vector sum to
+                more than 1, or to less and no other word has any weight.
+        """
+        columns, changed = {word: i for i, word in enumerate(self.words)}, self.weights.clone()
+        fixed = torch.zeros_like(changed, dtype=torch.bool)
+        for (vector, word), weight in weights.items():
+            if not 0 <= vector < len(self.gains) or word not in columns:
+                raise PromptMismatchError(f"there is no word {word!r} in a vector {vector}; expected one of "
+                                          f"{len(self.words)} words and a vector from 0 to {len(self.gains) - 1}")
+            if not 0 <= weight <= 1:
+                raise PromptMismatchError(f"the weight {weight} of {word!r}; expected a number from 0 to 1")
+            changed[vector, columns[word]], fixed[vector, columns[word]] = weight, True
+        for vector in sorted({vector for vector, _ in weights}):
+            row, given = changed[vector], fixed[vector]
+            left, others = 1 - float(row[given].sum()), float(row[~given].sum())
+            if left < -ROUNDING or (left > ROUNDING and not others):
+                raise PromptMismatchError(f"the weights given for vector {vector} sum to {1 - left:.3f}; expected "
+                                          + ("at most 1" if left < 0 else "1, because no other word has any weight"))
+            row[~given] *= max(left, 0.0) / others if others else 0.0
+        return Mixture(self.words, changed, self.gains)
 
     @property
     def perplexity(self) -> Tensor:

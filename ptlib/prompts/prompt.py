@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..errors import NotFiniteError, PromptLoadError, PromptMismatchError, TaskE
 from ..files import replacing
 from ..models.lm import LanguageModel
 from ..tasks.task import Task
-from .history import Carried, Record, Refined, Tuned, history_of
+from .history import Carried, Record, Refined, Reweighted, Tuned, history_of
 from .mixtures import Mixture
 from .templates import Template, opened
 
@@ -122,6 +122,25 @@ class Prompt:
                                       "use ptlib.transfer, or tune a prompt with parameterization='mixture'")
         meta = Carried(self.history, **self.mixture.record(lm)).as_json()
         return Prompt(self.mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task, meta, self.mixture)
+
+    def with_weights(self, lm: LanguageModel, weights: Mapping[tuple[int, str], float]) -> Prompt:
+        """The mixture with other weights for some words, which may be 0.
+
+        Args:
+            lm: the LM that the prompt was made for.
+            weights: {(vector, word): weight}, as for ``Mixture.with_weights``.
+
+        Raises:
+            PromptMismatchError: the prompt is not a mixture or was made for another LM; or as ``Mixture.with_weights``.
+        """
+        self.check(lm)
+        if self.mixture is None:
+            raise PromptMismatchError("the prompt is made of free vectors, which have no words to weigh; tune a prompt "
+                                      "with parameterization='mixture'")
+        mixture = self.mixture.with_weights(weights)
+        changes = tuple((vector, word, float(weight)) for (vector, word), weight in weights.items())
+        meta = Reweighted(self.history, changes).as_json()
+        return Prompt(mixture.on(lm).cpu(), self.template, lm.name, lm.fingerprint, self.task, meta, mixture)
 
     def save(self, path: str | Path) -> Path:
         """Write the prompt as a safetensors file with JSON metadata. A file at ``path`` is replaced in one step."""

@@ -29,7 +29,7 @@ from .layouts import (
 from .task import Example, LabelWord, Task, hashed_order, split_by_subject, words_of_class
 
 __all__ = ["LABEL_WORDS", "ZOO_FACTS", "Example", "Task", "labelled_texts", "list_tasks", "load_task", "load_tasks",
-           "read_fact_tables", "read_table", "split_by_subject", "task_from_rows"]
+           "read_fact_tables", "read_table", "split_by_subject", "task_from_rows", "title_of"]
 
 ZOO_FACTS = Path(__file__).parents[1] / "zoo" / "facts"
 ZOO_TASK_SIZE = 120  # a zoo task holds at most this many of its relation's facts
@@ -66,6 +66,21 @@ def read_fact_tables(folder: Path = ZOO_FACTS) -> dict[str, dict[str, str]]:
 def zoo_templates() -> dict[str, str]:
     table = read_table(ZOO_FACTS / "relations.csv")
     return dict(zip(table["relation"], table["manual"], strict=True))
+
+
+@cache
+def relation_labels() -> dict[str, str]:
+    table = read_table(ZOO_FACTS / "relations.csv")
+    return dict(zip(table["relation"], table["label"], strict=True))
+
+
+def title_of(name: str) -> str:
+    """A task's name for readers: ``"zoo/P36"`` is ``"capital (P36)"``. A name without a known relation stays as it is.
+
+    Any file named after a relation of the zoo counts, whatever its folder and suffix, as for manual templates.
+    """
+    relation = Path(name).stem
+    return f"{relation_labels()[relation]} ({relation})" if relation in relation_labels() else name
 
 
 def labelled_texts(name: str) -> list[Example]:

@@ -160,3 +160,49 @@ def test_leading_words_come_in_order(common, count):
 def test_shapes_must_agree(common, weights, gains):
     with pytest.raises(PromptMismatchError, match="5 words"):
         Mixture(common[:5], torch.full(weights, 0.2), torch.ones(gains))
+
+
+def test_other_weights_for_some_words(common):
+    mixture = drawn(common)
+    first, second = list(mixture.leading(0))[:2]
+    changed = mixture.with_weights({(0, first): 0.0, (0, second): 0.5})
+    words = {word: i for i, word in enumerate(common)}
+    old, new = mixture.weights.double(), changed.weights.double()
+    assert new[0, words[first]] == 0 and new[0, words[second]] == 0.5
+    assert new.sum(-1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+    rest = [i for word, i in words.items() if word not in (first, second)]
+    assert torch.allclose(new[0, rest] / new[0, rest].sum(), old[0, rest] / old[0, rest].sum(), atol=1e-6)
+    assert torch.equal(new[1:], old[1:]) and torch.equal(changed.gains, mixture.gains)
+    assert torch.equal(mixture.with_weights({}).weights, mixture.weights)
+
+
+@pytest.mark.parametrize("weights, reason", [
+    ({(0, "zzyzx"): 0.1}, "no word 'zzyzx'"), ({(3, "Paris"): 0.1}, "from 0 to 2"), ({(0, "Paris"): -0.1}, "-0.1"),
+    ({(0, "Paris"): math.nan}, "nan"), ({(0, "Paris"): 0.7, (0, "Rome"): 0.7}, "sum to 1.4"),
+])
+def test_weights_that_cannot_be_are_refused(common, weights, reason):
+    with pytest.raises(PromptMismatchError, match=reason):
+        drawn(common).with_weights(weights)
+
+
+def test_a_single_word_cannot_be_taken_out(common):
+    alone = Mixture(tuple(common), torch.eye(len(common))[:1], torch.ones(1))
+    with pytest.raises(PromptMismatchError, match="no other word has any weight"):
+        alone.with_weights({(0, common[0]): 0.5})
+
+
+def test_a_prompt_with_other_weights_says_so(toys, common, tmp_path):
+    lm, other = toys["bert"], toys["roberta"]
+    mixture = drawn(common)
+    prompt = Prompt(mixture.on(lm), "[X] [V]*3 [Y]", lm.name, lm.fingerprint, meta={"seed": 5}, mixture=mixture)
+    word = next(iter(mixture.leading(1)))
+    changed = prompt.with_weights(lm, {(1, word): 0.25})
+    assert torch.equal(changed.vectors, mixture.with_weights({(1, word): 0.25}).on(lm))
+    assert changed.history.weights == ((1, word, 0.25),) and changed.history.tuning_seed == 5
+    again = Prompt.load(changed.save(tmp_path / "changed.safetensors"))
+    assert again.history == changed.history
+    assert again.on(other).history.before == changed.history
+    with pytest.raises(PromptMismatchError, match="made for"):
+        prompt.with_weights(other, {(1, word): 0.25})
+    with pytest.raises(PromptMismatchError, match="no words to weigh"):
+        Prompt(prompt.vectors, prompt.template, lm.name, lm.fingerprint).with_weights(lm, {(1, word): 0.25})
