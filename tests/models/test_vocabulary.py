@@ -144,7 +144,8 @@ def large_tokenizer(last: str) -> PreTrainedTokenizerFast:
     words = [*SPECIAL, *(f"w{i}" for i in range(LARGE)), last]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", mask_token="<mask>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
+                                   mask_token="<mask>")
 
 
 def large(last: str, name: str = "large") -> Vocabulary:
