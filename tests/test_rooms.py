@@ -13,7 +13,7 @@ import ptlib
 PACKAGE = Path(ptlib.__file__).parent
 # A module may import from its own room and from those before it.
 ROOMS = ("", "models", "tasks", "prompts", "evaluation", "moving", "tuning", "zoo", "sweep", "lab")
-ONLY_IN = {"dask": "sweep", "distributed": "sweep", "papermill": "sweep", "nbconvert": "sweep", "peft": "prompts.peft",
+ONLY_IN = {"dask": "sweep", "distributed": "sweep", "papermill": "sweep", "nbconvert": "sweep", "peft": "lab.races",
            "ipywidgets": "lab.widgets", "matplotlib": "lab", "seaborn": "lab", "sentencepiece": "zoo"}
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")
            if path.parent != PACKAGE or path.stem != "__init__"}

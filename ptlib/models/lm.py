@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 # The names under which configurations give the maximum length of an input.
+PART = 4096  # embeddings that are tested at a time
 MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
 __all__ = ["LanguageModel", "kind_of", "only_positions"]
@@ -104,7 +105,9 @@ class LanguageModel(Vocabulary):
         super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
         self._checkpoint = checkpoint
-        broken = self.given_ids[~self.given_embeddings.isfinite().all(-1)].tolist()
+        # In parts, because the test itself needs as much memory as what it tests.
+        finite = torch.cat([self.embeddings[part].isfinite().all(-1) for part in self.given_ids.split(PART)])
+        broken = self.given_ids[~finite].tolist()
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
             raise ModelLoadError(f"{name} has embeddings that are not finite for {len(broken)} of "
