@@ -25,7 +25,7 @@ from ..models.lm import LanguageModel
 from ..models.loading import load_lm
 from ..moving.anchors import shared_anchors
 from ..moving.relative import relative_representation
-from ..moving.search import choose_ridge, normalize_prompt, ridge_fits, split_moments
+from ..moving.search import choose_ridge, ridge_fits, split_moments
 from ..progress import set_progress
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template, collate
@@ -74,17 +74,17 @@ def reference_search(relative: Tensor, anchors: Tensor, mask: Tensor, *, steps: 
     """
     again = torch.arange(ROWS) % len(relative)
     relative, counts = relative[again], mask[again].to(relative.dtype)
-    candidate = first_candidate(ROWS, anchors.shape[1], seed)
+    candidate, moments = first_candidate(ROWS, anchors.shape[1], seed), (anchors.mean(), anchors.std())
     optimizer = torch.optim.Adam([candidate], lr=LR)
     read = []
     for _ in range(steps):
-        own = relative_representation(normalize_prompt(candidate, anchors, "affine"), anchors)
+        own = relative_representation(standardised(candidate, *moments), anchors)
         loss = (1 - torch.cosine_similarity(own * counts, relative * counts, dim=-1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         read += [loss.item(), loss.item()]
-    return normalize_prompt(candidate.detach(), anchors, "affine")[:len(mask)]
+    return standardised(candidate.detach(), *moments)[:len(mask)]
 
 
 def plain_search(relative: Tensor, anchors: Tensor, mask: Tensor, *, steps: int, seed: int) -> Tensor:
@@ -99,21 +99,22 @@ def plain_search(relative: Tensor, anchors: Tensor, mask: Tensor, *, steps: int,
         seed: of the first candidate, the same for all prompts.
     """
     unit, wanted = normalize(anchors, dim=-1).T, normalize(relative * mask, dim=-1)
-    mean, std = anchors.mean(), anchors.std()
+    moments = anchors.mean(), anchors.std()
     start = first_candidate(relative.shape[1], anchors.shape[1], seed).detach()
     candidate = start.expand(len(relative), -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([candidate], lr=LR)
-
-    def scaled() -> Tensor:
-        own_mean, own_std = (of(candidate, dim=(-2, -1), keepdim=True) for of in (torch.mean, torch.std))
-        return (candidate - own_mean) / own_std * std + mean
-
     for _ in range(steps):
-        cosine = (normalize((scaled() @ unit) * mask, dim=-1) * wanted).sum(-1)
+        cosine = (normalize((standardised(candidate, *moments) @ unit) * mask, dim=-1) * wanted).sum(-1)
         optimizer.zero_grad()
         (1 - cosine).mean(-1).sum().backward()
         optimizer.step()
-    return scaled().detach()
+    return standardised(candidate.detach(), *moments)
+
+
+def standardised(vectors: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Prompts (..., m, d), each with this mean and standard deviation over all its entries."""
+    own_mean, own_std = vectors.mean(dim=(-2, -1), keepdim=True), vectors.std(dim=(-2, -1), keepdim=True)
+    return (vectors - own_mean) / own_std * std + mean
 
 
 def first_candidate(rows: int, width: int, seed: int) -> Tensor:
@@ -169,7 +170,8 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
                 step += 1
                 if step % every == 0:
                     lm.model.eval()
-                    score = np.mean(optiprompt_hits(lm, prompt_of(lm, vectors, template, task), task.dev) or [0])
+                    hits = optiprompt_hits(lm, prompt_of(lm, vectors, template, task), task.dev)
+                    score = sum(hits) / max(1, len(hits))
                     lm.model.train()
                     if score > best:
                         best, kept = score, vectors.detach().clone()
@@ -247,7 +249,7 @@ def all_logits(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor) ->
     batch = collate(layouts, lm.device)
     embeds = lm.model.get_input_embeddings()(batch.ids)
     rows = torch.arange(len(layouts), device=lm.device)[:, None]
-    embeds = embeds.index_put((rows, batch.slots), vectors.to(embeds.dtype).expand(len(layouts), -1, -1))
+    embeds = embeds.index_put((rows, batch.slots), vectors.to(embeds).expand(len(layouts), -1, -1))
     return lm.model(inputs_embeds=embeds, attention_mask=batch.mask).logits, batch.answers
 
 
@@ -311,11 +313,12 @@ def word_cost(*models: str) -> dict:
     clock = Laps()
     lms = [load_lm(model, embeddings_only=True) for model in models]
     clock.lap("load the tables")
-    tokens, _ = [lm.vocab_size for lm in lms], [lm.fingerprint for lm in lms]
-    clock.lap("fingerprints")
+    for lm in lms:
+        lm.fingerprint  # noqa: B018  # hashed once, then known
+    clock.lap("hash the files")
     words = len(shared_anchors(*lms))
     clock.lap("find the words")
-    return {"tokens": tokens, "words": words, "seconds": clock.seconds}
+    return {"tokens": [lm.vocab_size for lm in lms], "words": words, "seconds": clock.seconds}
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class Vocabulary:
             def find() -> dict[str, int]:
                 return self._find_words(place)
 
-            words = kept("words", (place, self.digest), find) if self.is_large else find()
+            words = kept("words", (place, self.digest), find) if self.is_kept else find()
             self._ids.setdefault(place, {}).update(words)
             self._words[place] = words
         return self._words[place]
@@ -155,18 +155,27 @@ class Vocabulary:
             spaced[word][-1:] == [i] and not self.tokenizer.decode(spaced[word][:-1]).strip())}
 
     @property
-    def is_large(self) -> bool:
+    def is_kept(self) -> bool:
         """Whether what is found out about the words is kept in the user's cache, for later processes."""
-        return self.vocab_size >= LARGE and self.tokenizer.is_fast
+        return self.vocab_size >= LARGE and self.digest is not None
 
     @cached_property
-    def digest(self) -> str:
-        """The hash of all that the words depend on: a fast tokenizer, the number of embeddings, and this code."""
+    def digest(self) -> str | None:
+        """The hash of all that the words depend on: the tokenizer, the number of embeddings, and this code.
+
+        It is None for a tokenizer that is not a file's content alone, but has parts in Python.
+        """
+        if not self.tokenizer.is_fast:
+            return None
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # settings of a single call
         backend.no_padding()
+        try:
+            content = backend.to_str()
+        except Exception:  # of no narrower type
+            return None
         special = [self.tokenizer.all_special_ids, self.tokenizer.unk_token_id]
-        return text_digest(repr([text_digest(backend.to_str()), type(self.tokenizer).__name__, special, self.vocab_size,
+        return text_digest(repr([text_digest(content), type(self.tokenizer).__name__, special, self.vocab_size,
                                  tokenizers.__version__, content_digest(Path(__file__))]))
 
     @cached_property

@@ -131,7 +131,7 @@ class _Shared(NamedTuple):
 
 
 def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
-    if not all(vocabulary.is_large for vocabulary in vocabularies):
+    if not all(vocabulary.is_kept for vocabulary in vocabularies):
         return _find(vocabularies)
     key = [content_digest(Path(__file__)), *(vocabulary.digest for vocabulary in vocabularies)]
     return _Shared(*kept("anchors", key, lambda: _find(vocabularies)))

@@ -185,6 +185,21 @@ def test_a_spoilt_entry_is_made_again(tmp_path, monkeypatch, spoil):
     assert entry.read_text() == whole
 
 
+class Spaces:
+    """A pre-tokenizer in Python, which no file can hold."""
+
+    def pre_tokenize(self, text):
+        text.split(lambda i, part: part.split(" ", "removed"))
+
+
+def test_a_tokenizer_with_parts_in_python_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tokenizer = large_tokenizer("end")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Spaces())
+    assert Vocabulary(tokenizer, "python", len(tokenizer)).words == large("end").words
+    assert len(entries(tmp_path)) == 1
+
+
 def test_shared_words_of_large_vocabularies_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
