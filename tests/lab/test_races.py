@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ptlib import evaluate, random_prompt, tune
+from ptlib import evaluate, load_lm, manual_prompt, random_prompt
 from ptlib.lab import races
 from ptlib.moving.relative import relative_representation, top_k_mask
 from ptlib.moving.search import RIDGES, closed_form, gradient_search, matching_loss
@@ -46,15 +46,14 @@ def test_the_closed_form_matches_best(race, relative):
     assert (matching_loss(relative, found, race.target) < matching_loss(relative, slow, race.target)).all()
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_all_ways_of_evaluation_agree(toys, capitals, family):
-    lm = toys[family]
-    prompt = tune(lm, capitals, epochs=20, progress=False)
-    facts = [*capitals.train, *capitals.test]
-    ev = evaluate(lm, prompt, facts)
+@pytest.mark.parametrize("name", ["zoo/bert-mini", "zoo/gpt2-mini"])
+def test_all_ways_of_evaluation_agree(zoo_tasks, name):
+    lm, task = load_lm(name), zoo_tasks["zoo/P36"]
+    prompt = manual_prompt(lm, task)
+    ev = evaluate(lm, prompt, task.test)
     expected = (ev.ranks == 1).tolist()
-    assert 0 < sum(expected) < len(facts)
-    assert races.ptlib_hits(lm, prompt, facts) == expected
+    assert 0 < sum(expected) < ev.n
+    assert races.ptlib_hits(lm, prompt, ev.examples) == expected
     assert races.optiprompt_hits(lm, prompt, ev.examples) == expected
     assert races.plain_hits(lm, prompt, ev.examples) == expected
 
