@@ -1,13 +1,15 @@
-# make run: the demo, to an HTML report. make real: the same for real models, which it downloads (350 MB). make test:
-# everything. make check: the quick half of it, for who edits. All set themselves up in .venv first.
+# make run: the demo, to an HTML report. make real: the same for real models, which it downloads (350 MB). make bench:
+# each step beside the loops that others use. make test: everything. make check: the quick half of it, for who edits. All
+# set themselves up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb notebooks/zoo/*.ipynb notebooks/benchmarks/*.ipynb))
 DEMO := runs/demo
 REAL := runs/real
+BENCH := runs/bench
 
-.PHONY: run real report check test notebooks figures site clean
+.PHONY: run real bench report check test notebooks figures site clean
 
 run: $(DEMO)/report.html
 	@echo
@@ -28,6 +30,13 @@ real: $(INSTALLED)
 	$(call render,notebooks/15_real_models.ipynb,$(REAL))
 	@echo
 	@echo "Page: file://$(CURDIR)/$(REAL)/report.html"
+
+# On whatever models are here: make real fetches more.
+bench: $(INSTALLED)
+	@mkdir -p $(BENCH)
+	$(call render,notebooks/benchmarks/race.ipynb,$(BENCH))
+	@echo
+	@echo "Page: file://$(CURDIR)/$(BENCH)/report.html"
 
 # make report RUNS=runs/NAME WITH="-p by method": any sweep's page, with parameters of 11_report.
 report: $(INSTALLED)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-__all__ = ["Stamp", "cache_folder", "content_digest", "remembered", "remove_partial", "replacing", "stamp_of",
-           "write_text"]
+__all__ = ["Stamp", "cache_folder", "content_digest", "kept", "remembered", "remove_partial", "replacing", "stamp_of",
+           "text_digest", "write_text"]
+
+Content = TypeVar("Content")
 
 Stamp = tuple[str, int, int, int]  # path, size and times of change; as long as these stay the same, so does the content
 LARGE = 2**24  # bytes; hashing a smaller file takes less time than looking its hash up
@@ -57,7 +61,7 @@ def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
 
     @cache
     def of_stamp(stamp: Stamp) -> str:
-        cached = cache_folder("hashes") / hashlib.sha256(repr((hash_file.__name__, stamp)).encode()).hexdigest()
+        cached = cache_folder("hashes") / text_digest(repr((hash_file.__name__, stamp)))
         large = stamp[1] >= LARGE
         if large and cached.is_file():
             return cached.read_text(encoding="utf-8")
@@ -68,6 +72,31 @@ def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
         return digest
 
     return lambda path: of_stamp(stamp_of(path))
+
+
+def kept(content: str, key: object, make: Callable[[], Content]) -> Content:
+    """What ``make`` returns, kept in the user's cache so that later processes read it there.
+
+    Args:
+        content: the cache's folder for this kind of content.
+        key: everything that the result depends on, with a ``repr`` that tells it apart.
+        make: returns what JSON can hold; a tuple comes back as a list.
+    """
+    path = cache_folder(content) / f"{text_digest(repr(key))}.json"
+    with suppress(OSError, ValueError):
+        digest, text = path.read_text(encoding="utf-8").split("\n", 1)
+        if digest == text_digest(text):  # otherwise somebody has spoilt the file
+            return json.loads(text)
+    made = make()
+    text = json.dumps(made)
+    with suppress(OSError):  # without a writable cache, the next process only makes it again
+        write_text(path, f"{text_digest(text)}\n{text}")
+    return made
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cache_folder(content: str) -> Path:

@@ -1,6 +1,8 @@
 """The rooms of the package: imports run one way, and each heavy library has one room."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import ptlib
 PACKAGE = Path(ptlib.__file__).parent
 # A module may import from its own room and from those before it.
 ROOMS = ("", "models", "tasks", "prompts", "evaluation", "moving", "tuning", "zoo", "sweep", "lab")
-ONLY_IN = {"dask": "sweep", "distributed": "sweep", "papermill": "sweep", "nbconvert": "sweep", "peft": "prompts.peft",
+ONLY_IN = {"dask": "sweep", "distributed": "sweep", "papermill": "sweep", "nbconvert": "sweep", "peft": "lab.races",
            "ipywidgets": "lab.widgets", "anywidget": "lab.widgets", "matplotlib": "lab", "seaborn": "lab",
            "sentencepiece": "zoo"}
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")
@@ -63,6 +65,14 @@ def test_a_heavy_library_has_one_room(library):
     place = ONLY_IN[library]
     users = {module for module, imports in IMPORTS.items() if library in imports}
     assert all(f"{user}.".startswith(f"{place}.") for user in users), users
+
+
+def test_ptlib_is_imported_without_what_only_a_model_or_a_sweep_needs():
+    loaded = "import sys, ptlib; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    modules = subprocess.run([sys.executable, "-c", loaded], cwd=PACKAGE.parent, capture_output=True, text=True,
+                             check=True).stdout.split()
+    assert {"ptlib", "torch"} <= set(modules)
+    assert not {*ONLY_IN, "transformers", "huggingface_hub", "scipy", "sympy", "gguf"} & set(modules)
 
 
 def test_rooms_are_one_level_deep_and_tests_mirror_them():

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
 from ..errors import ModelLoadError, NotFiniteError, first_line
 from .fingerprints import Checkpoint, fingerprint_of_memory, table_fingerprint
@@ -23,6 +20,10 @@ from .prefixes import Prefixes
 from .proof import prove, reuses
 from .vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+PART = 4096  # embeddings that are tested at a time
 # The names under which configurations give the maximum length of an input.
 MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
@@ -31,14 +32,17 @@ __all__ = ["LanguageModel", "kind_of", "only_positions"]
 
 def kind_of(config: Any) -> str:
     """``"seq2seq"``, ``"causal"`` or ``"masked"``, according to the configuration. It decides which class is loaded."""
+    from transformers.models.auto import modeling_auto as auto  # takes seconds to import
+
+    known_masked, known_causal = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if config.is_encoder_decoder:
         return "seq2seq"
     architecture = (config.architectures or [""])[0]
-    masked, causal = (architecture in classes.values() for classes in (MASKED, CAUSAL))
+    masked, causal = (architecture in classes.values() for classes in (known_masked, known_causal))
     if masked != causal:
         return "masked" if masked else "causal"
     decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    return "masked" if config.model_type in MASKED and not decoder else "causal"
+    return "masked" if config.model_type in known_masked and not decoder else "causal"
 
 
 @contextmanager
@@ -48,6 +52,7 @@ def only_positions(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
     Its logits are then (1, N, V) instead of (B, T, V), which saves memory and time. This works for every head, because
     the hidden states are gathered before they reach it.
     """
+    from transformers import PreTrainedModel
 
     def gather(module: Any, args: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[rows, columns].unsqueeze(0)
@@ -100,7 +105,9 @@ class LanguageModel(Vocabulary):
         super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
         self._checkpoint = checkpoint
-        broken = self.given_ids[~self.given_embeddings.isfinite().all(-1)].tolist()
+        # In parts, because the test itself needs as much memory as what it tests.
+        finite = torch.cat([self.embeddings[part].isfinite().all(-1) for part in self.given_ids.split(PART)])
+        broken = self.given_ids[~finite].tolist()
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
             raise ModelLoadError(f"{name} has embeddings that are not finite for {len(broken)} of "

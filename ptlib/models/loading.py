@@ -8,11 +8,11 @@ import torch
 
 from ..errors import ModelLoadError, first_line
 from ..files import Stamp, stamp_of
-from .formats import FORMATS, format_of
 from .lm import LanguageModel, kind_of
 
 __all__ = ["list_lms", "load_lm"]
 
+# Whatever imports ``formats`` does so where a model is loaded, because transformers takes seconds to import.
 UNFIT = {"reformer": "it reads text in chunks, which padding shifts, and gives gradients only in training mode"}
 ZOO = Path(__file__).parents[1] / "zoo" / "models"
 
@@ -60,6 +60,8 @@ _loaded: dict[tuple, tuple[tuple[Stamp, ...] | None, LanguageModel]] = {}
 
 def find_model(name: str) -> str:
     """The path of a model on disk, or its hub id."""
+    from .formats import FORMATS
+
     path = str(Path(name).expanduser())
     if name.startswith("zoo/"):
         known = list_lms() + list_lms("zoo/halves")
@@ -78,6 +80,8 @@ def find_model(name: str) -> str:
 
 def files_state(path: Path) -> tuple[Stamp, ...]:
     """The stamps of all files of a model. They change when the files do."""
+    from .formats import format_of
+
     return tuple(stamp_of(file) for file in format_of(str(path)).files(path) if file.is_file())
 
 
@@ -108,6 +112,8 @@ def full_dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
 
 def read_lm(path: str, name: str, device: str, dtype: torch.dtype, revision: str | None,
             embeddings_only: bool) -> LanguageModel:
+    from .formats import format_of
+
     what, way_out = "a language model", format_of(path).way_out
     try:
         files = format_of(path)(path, revision)

@@ -7,11 +7,13 @@ the subject stands before the vectors, so its keys and values are the same for e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 __all__ = ["Prefixes"]
 
@@ -39,6 +41,8 @@ class Prefixes:
         Padded on the left, every token is as far from what follows as in the unpadded text, so that attention windows
         stay what they are.
         """
+        from transformers import DynamicCache  # takes seconds to import
+
         self.read(prefixes)
         longest = max(map(len, prefixes))
         first = self.known[prefixes[0]]
@@ -54,6 +58,8 @@ class Prefixes:
     @torch.no_grad()
     def read(self, prefixes: Sequence[tuple[int, ...]]) -> None:
         """Compute the keys and values of those prefixes that are not known yet."""
+        from transformers import DynamicCache
+
         new = sorted(set(prefixes) - self.known.keys(), key=len)
         if not new:
             return

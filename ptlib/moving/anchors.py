@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import NamedTuple, cast
 
 from torch import Tensor, tensor
 
 from ..errors import AnchorError
+from ..files import content_digest, kept
 from ..models.lm import LanguageModel
+from ..models.vocabulary import Vocabulary
 
 __all__ = ["Anchors", "shared_anchors"]
 
@@ -98,29 +101,59 @@ def shared_anchors(*lms: LanguageModel, num: int | None = None, select: str = "a
     if unlike := [lm.name for lm in lms if fingerprints[lm.name] != lm.fingerprint]:
         raise AnchorError(f"two different models have the name {unlike[0]!r}; load them by their full paths, so that "
                           "their names differ")
-    candidates = sorted(set().union(*(lm.words for lm in lms)))
-    ids = {lm.name: lm.word_ids(candidates) for lm in lms}
-    shared = [i for i in range(len(candidates)) if all(ids[name][i] is not None for name in names)]
-    unique: list[int] = []
-    taken: dict[str, set[int | None]] = {name: set() for name in names}
-    for i in shared:
-        if not any(ids[name][i] in taken[name] for name in names):
-            unique.append(i)
-            for name in names:
-                taken[name].add(ids[name][i])
-    counts = [len(lm.words) for lm in lms]
+    words, ids, counts, not_shared, duplicates = _shared(lms)
     if num is not None and num < 1:
         raise AnchorError(f"num={num}; expected a number of at least 1, or None for all anchors")
-    if not unique or len(unique) < (num or 0):
-        raise AnchorError(f"{' and '.join(names)} share {len(unique)} words (of {', '.join(map(str, counts))}); "
+    if not words or len(words) < (num or 0):
+        raise AnchorError(f"{' and '.join(names)} share {len(words)} words (of {', '.join(map(str, counts))}); "
                           f"expected at least {num or 1}. Models of the same language usually share thousands: check "
                           "their whole words (lm.words)")
-    chosen = _select(unique, [cast(list[int], ids[name]) for name in names], num, select, seed)  # None is not shared
+    chosen = _select(list(range(len(words))), ids, num, select, seed)
     report = {**{f"whole words of {name}": count for name, count in zip(names, counts, strict=True)},
-              "not shared": len(candidates) - len(shared), "duplicates": len(shared) - len(unique),
-              "not selected": len(unique) - len(chosen), "anchors": len(chosen)}
-    return Anchors(tuple(candidates[i] for i in chosen),
-                   {name: tensor([ids[name][i] for i in chosen]) for name in names}, report, fingerprints)
+              "not shared": not_shared, "duplicates": duplicates, "not selected": len(words) - len(chosen),
+              "anchors": len(chosen)}
+    return Anchors(tuple(words[i] for i in chosen),
+                   {name: tensor(of_lm)[chosen] for name, of_lm in zip(names, ids, strict=True)}, report, fingerprints)
+
+
+class _Shared(NamedTuple):
+    """The words that several vocabularies share, sorted, at most one for each token.
+
+    ``ids`` and ``counts`` have an entry for each vocabulary: the ids of ``words``, and how many whole words it has.
+    ``not_shared`` and ``duplicates`` count the words that were left out.
+    """
+
+    words: list[str]
+    ids: list[list[int]]
+    counts: list[int]
+    not_shared: int
+    duplicates: int
+
+
+def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
+    if not all(vocabulary.is_kept for vocabulary in vocabularies):
+        return _find(vocabularies)
+    key = [content_digest(Path(__file__)), *(vocabulary.digest for vocabulary in vocabularies)]
+    return _Shared(*kept("anchors", key, lambda: _find(vocabularies)))
+
+
+def _find(vocabularies: Sequence[Vocabulary]) -> _Shared:
+    candidates = sorted(set().union(*(vocabulary.words for vocabulary in vocabularies)))
+    # A word that is several tokens in one vocabulary need not be looked up in the next.
+    shared = candidates
+    for vocabulary in vocabularies:
+        shared = [word for word, i in zip(shared, vocabulary.word_ids(shared), strict=True) if i is not None]
+    rows = list(zip(*(vocabulary.word_ids(shared) for vocabulary in vocabularies), strict=True))
+    unique: list[int] = []
+    taken: list[set[int | None]] = [set() for _ in vocabularies]
+    for i, row in enumerate(rows):
+        if not any(token in of_lm for token, of_lm in zip(row, taken, strict=True)):
+            unique.append(i)
+            for token, of_lm in zip(row, taken, strict=True):
+                of_lm.add(token)
+    ids = [[cast(int, rows[i][n]) for i in unique] for n in range(len(vocabularies))]  # None is not shared
+    return _Shared([shared[i] for i in unique], ids, [len(vocabulary.words) for vocabulary in vocabularies],
+                   len(candidates) - len(shared), len(shared) - len(unique))
 
 
 def _select(unique: list[int], ids: list[list[int]], num: int | None, select: str, seed: int) -> list[int]:

@@ -24,7 +24,15 @@ from ..prompts.mixtures import Mixture
 from . import maps
 from .anchors import Anchors
 from .relative import mean_relative, relative_representation, top_k_mask
-from .search import NORMALIZATIONS, choose_ridge, closed_form, gradient_search, held_out_fit, normalize_prompt
+from .search import (
+    NORMALIZATIONS,
+    Moments,
+    choose_ridge,
+    gradient_search,
+    normalize_prompt,
+    ridge_fits,
+    split_moments,
+)
 
 __all__ = ["METHODS", "Method", "Move", "checked_options", "method_of"]
 
@@ -75,9 +83,14 @@ class Move:
         return mean_relative(self.relatives, self.weights)
 
     @cached_property
+    def moments(self) -> tuple[Moments, Moments]:
+        """``split_moments`` of the prompts: of the anchors that maps are fitted on, and of those that judge the fit."""
+        return split_moments(self.relative, self.target_anchors, seed=self.seed)
+
+    @cached_property
     def fit(self) -> Tensor:
         """``held_out_fit`` of the prompts, (len(RIDGES), n, m)."""
-        return held_out_fit(self.relative, self.target_anchors, seed=self.seed)
+        return ridge_fits(*self.moments)
 
     def scaled(self, found: Tensor) -> Tensor:
         """The vectors that a method found, (n, m, d), normalised to the scale of the target's embeddings."""
@@ -219,11 +232,10 @@ def closed_form_method(move: Move, ridge: float | Literal["auto"] = "auto", cent
                        top_k: int | None = None) -> Found:
     """Solve for the optimum of the paper's search (exactly so at ridge 0)."""
     relative, mask = move.masked(top_k)
+    fitted, held = move.moments if mask is None else split_moments(relative, move.target_anchors, mask, move.seed)
     if ridge == "auto":
-        plain = mask is None and not center
-        ridge = choose_ridge(move.fit if plain else
-                             held_out_fit(relative, move.target_anchors, center, mask, move.seed))
-    return closed_form(relative, move.target_anchors, ridge, center, mask), {"ridge": ridge}
+        ridge = choose_ridge(ridge_fits(fitted, held, center))
+    return (fitted + held).solve(ridge, center), {"ridge": ridge}
 
 
 @method("gradient", steps=STEPS, lr=RATE, top_k=COUNT_OR_ALL, progress=SWITCH)

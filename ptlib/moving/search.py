@@ -8,6 +8,9 @@ anchors only once. With a mask (the paper's top-k), only the anchors in each vec
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -15,11 +18,14 @@ from torch.nn.functional import normalize
 from ..progress import progress_bar
 from .relative import relative_representation
 
-__all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "best_fit", "choose_ridge", "closed_form", "fit_score",
-           "gradient_search", "held_out_fit", "matching_loss", "normalize_prompt", "split_anchors"]
+__all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "Moments", "best_fit", "choose_ridge", "closed_form", "fit_score",
+           "gradient_search", "held_out_fit", "matching_loss", "moments", "normalize_prompt", "ridge_fits",
+           "split_anchors", "split_moments"]
 
 NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving", "centered-norm")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+TINY = 1e-30  # makes the cosine of a zero vector 0, not 0 / 0
+BLOCK = 4096  # anchors that are made float64 at a time
 HELD_OUT = 0.2  # share of the anchors that are left out of a fit, to judge it without labels
 
 
@@ -42,22 +48,97 @@ def closed_form(relative: Tensor, anchors: Tensor, ridge: float = 0.0, center: b
     Returns:
         (..., d) float64.
     """
-    gram, projected = _normal_equations(relative, anchors, center, mask)
-    return _solve(gram, projected, ridge)
+    return moments(relative, anchors, mask).solve(ridge, center)
 
 
-def _normal_equations(relative: Tensor, anchors: Tensor, center: bool = False,
-                      mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """AᵀA, shaped (d, d), or (..., d, d) with a mask, and Aᵀr, shaped (..., d), both in float64."""
-    a, r = normalize(anchors.double(), dim=-1), relative.double()
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """All that the search needs to know of k anchors a (rows of A) and the entries of r: counts, means and products.
+
+    The products are those of the deviations from the means. Those of anchors and entries themselves follow from them
+    without cancellation, and the moments of two sets of anchors add up to those of both (Chan et al. 1983). So one pass
+    over the anchors serves the choice of a ridge, the fit and the loss. With a mask, each vector has its own moments.
+
+    Attributes:
+        count: k, () or (...) with a mask; so for the others.
+        anchor: the mean anchor, (d,).
+        entry: the mean of r, (...).
+        gram: Σaaᵀ, (d, d).
+        projected: Σra, (..., d).
+        square: Σr², (...).
+    """
+
+    count: Tensor
+    anchor: Tensor
+    entry: Tensor
+    gram: Tensor
+    projected: Tensor
+    square: Tensor
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        share, weight = other.count / count, self.count * other.count / count
+        a, r = other.anchor - self.anchor, other.entry - self.entry
+        return Moments(count, self.anchor + share.unsqueeze(-1) * a, self.entry + share * r,
+                       self.gram + other.gram + weight[..., None, None] * outer(a, a),
+                       self.projected + other.projected + (weight * r).unsqueeze(-1) * a,
+                       self.square + other.square + weight * r.square())
+
+    def products(self, center: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """AᵀA, Aᵀr and rᵀr; with ``center`` those of the deviations from the means."""
+        if center:
+            return self.gram, self.projected, self.square
+        count = self.count.unsqueeze(-1)
+        return (self.gram + count.unsqueeze(-1) * outer(self.anchor, self.anchor),
+                self.projected + count * self.entry.unsqueeze(-1) * self.anchor,
+                self.square + self.count * self.entry.square())
+
+    def solve(self, ridge: float, center: bool = False) -> Tensor:
+        """``closed_form`` on these anchors."""
+        gram, projected, _ = self.products(center)
+        return _solve(gram, projected, ridge)
+
+    def cosine(self, vectors: Tensor, center: bool = False) -> Tensor:
+        """cos(r, Au) for each vector u (..., d), which is (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)): (...)."""
+        gram, projected, square = self.products(center)
+        u = normalize(vectors.double(), dim=-1)
+        quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
+        return (projected * u).sum(-1) / (square * quadratic).clamp_min(TINY).sqrt()
+
+
+def outer(x: Tensor, y: Tensor) -> Tensor:
+    return x.unsqueeze(-1) * y.unsqueeze(-2)
+
+
+def moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Moments:
+    """The moments of anchors (k, d), normalised to unit length, and r (..., k), in float64, a block after another."""
     if mask is not None:
-        k, d = a.shape
-        grams, projected = zip(*(_normal_equations(row[kept], a[kept], center) for row, kept in
-                                 zip(r.reshape(-1, k), mask.reshape(-1, k), strict=True)), strict=True)
-        return torch.stack(grams).view(*r.shape[:-1], d, d), torch.stack(projected).view(*r.shape[:-1], d)
-    if center:
-        a, r = a - a.mean(0), r - r.mean(-1, keepdim=True)
-    return a.T @ a, r @ a
+        k = len(anchors)
+        rows = [moments(row[kept], anchors[kept]) for row, kept in zip(relative.reshape(-1, k), mask.reshape(-1, k),
+                                                                       strict=True)]
+        parts = (torch.stack([getattr(row, field.name) for row in rows]) for field in fields(Moments))
+        return Moments(*(part.unflatten(0, relative.shape[:-1]) for part in parts))
+    return reduce(Moments.__add__, map(_moments_of_block, relative.split(BLOCK, -1), anchors.split(BLOCK)))
+
+
+def _moments_of_block(relative: Tensor, anchors: Tensor) -> Moments:
+    a, r = normalize(anchors.double(), dim=-1), relative.double()
+    anchor, entry = a.sum(0) / max(len(a), 1), r.sum(-1) / max(len(a), 1)  # a mask may leave no anchor
+    a, r = a - anchor, r - entry.unsqueeze(-1)
+    count = torch.tensor(len(a), dtype=a.dtype, device=a.device)
+    return Moments(count, anchor, entry, gram_matrix(a), r @ a, r.square().sum(-1))
+
+
+def gram_matrix(a: Tensor) -> Tensor:
+    """AᵀA by blocks of columns, of which those below the diagonal are mirrored: 5/8 of the products of ``a.T @ a``."""
+    d = a.shape[-1]
+    gram = a.new_empty(d, d)
+    starts = range(0, d, -(-d // 4))
+    for start, block in zip(starts, a.split(starts.step, dim=-1), strict=True):
+        stop = start + block.shape[-1]
+        gram[start:stop, start:] = block.T @ a[:, start:]
+        gram[stop:, start:stop] = gram[start:stop, stop:].T
+    return gram
 
 
 def _solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
@@ -97,11 +178,21 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
         (len(RIDGES), ...): cos(r, Au), which is √R², on the held-out fifth of the anchors, with u fitted on the others.
         With ``center`` it is the Pearson correlation instead.
     """
-    fitted, held = (part.to(anchors.device) for part in split_anchors(len(anchors), seed))
-    masks = [None, None] if mask is None else [mask[..., fitted], mask[..., held]]
-    gram, projected = _normal_equations(relative[..., fitted], anchors[fitted], center, masks[0])
-    return torch.stack([1 - matching_loss(relative[..., held], _solve(gram, projected, ridge), anchors[held], masks[1],
-                                          center) for ridge in RIDGES])
+    return ridge_fits(*split_moments(relative, anchors, mask, seed), center)
+
+
+def split_moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
+                  seed: int = 0) -> tuple[Moments, Moments]:
+    """The moments of the anchors to fit on, and of the held-out ones; their sum has those of all anchors."""
+    fitted, held = (moments(relative[..., part], anchors[part], None if mask is None else mask[..., part])
+                    for part in (part.to(anchors.device) for part in split_anchors(len(anchors), seed)))
+    return fitted, held
+
+
+def ridge_fits(fitted: Moments, held: Moments, center: bool = False) -> Tensor:
+    """``held_out_fit`` from the moments of both parts."""
+    gram, projected, _ = fitted.products(center)
+    return torch.stack([held.cosine(_solve(gram, projected, ridge), center) for ridge in RIDGES])
 
 
 def choose_ridge(fit: Tensor) -> float:
@@ -161,15 +252,15 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
     Returns:
         (n, m, d).
     """
-    gram, projected = (t.float() for t in _normal_equations(relative, anchors, mask=mask))
-    lengths = (relative if mask is None else relative * mask).norm(dim=-1)
+    gram, projected, square = (product.float() for product in moments(relative, anchors, mask).products())
+    lengths = square.sqrt()
     start = torch.nn.init.xavier_normal_(torch.empty(relative.shape[1], anchors.shape[1]),
                                          generator=torch.Generator().manual_seed(seed))
     vectors = start.to(gram.device).expand(len(relative), -1, -1).clone().requires_grad_()
     optimizer = torch.optim.Adam([vectors], lr=lr)
-    moments = table.mean(), table.std()  # computed once, because the table is large
+    mean, std = table.mean(), table.std()  # computed once, because the table is large
     for _ in progress_bar(range(steps), show=progress, desc="searching"):
-        u = _affine(vectors, *moments) if normalize_in_loss else vectors
+        u = _affine(vectors, mean, std) if normalize_in_loss else vectors
         quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
         # The clamp keeps the root's gradient finite at u = 0.
         cosine = (projected * u).sum(-1) / (lengths * quadratic.clamp_min(1e-12).sqrt())
@@ -178,7 +269,7 @@ def gradient_search(relative: Tensor, anchors: Tensor, table: Tensor, *, steps: 
         (1 - cosine).mean(-1).sum().backward()
         optimizer.step()
     found = vectors.detach()
-    return _affine(found, *moments) if normalize_in_loss else found
+    return _affine(found, mean, std) if normalize_in_loss else found
 
 
 def normalize_prompt(vectors: Tensor, table: Tensor, how: str, lengths: Tensor | None = None,

@@ -20,7 +20,7 @@ from ..prompts.history import Moved, Origin
 from ..prompts.prompt import Prompt, common_template
 from .anchors import Anchors, shared_anchors
 from .methods import METHODS, Move, checked_options, method_of
-from .search import best_fit, matching_loss
+from .search import best_fit
 
 __all__ = ["transfer", "transfer_many"]
 
@@ -137,7 +137,8 @@ def _recorded(rows: Rows, move: Move, found: Tensor, method: str, options: Mappi
               seconds: float) -> dict[Any, Prompt]:
     """The transferred prompts, each with its record."""
     fit = best_fit(move.fit)
-    loss = matching_loss(move.relative, found, move.target_anchors).mean(-1)
+    fitted, held = move.moments
+    loss = 1 - (fitted + held).cosine(found).mean(-1)
     moved, target = {}, move.target
     for i, (name, row) in enumerate(rows.items()):
         mixtures = [p.mixture for p in row if p.mixture is not None] if METHODS[method].needs_mixtures else []

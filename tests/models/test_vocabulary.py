@@ -1,5 +1,9 @@
 """The whole words of a vocabulary are found whatever its tokenizer is made of; and at their place in a text."""
 
+from functools import partial
+from pathlib import Path
+
+import families
 import pytest
 import torch
 from conftest import SENTENCES
@@ -8,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from ptlib import AnchorError, Example, LanguageModel, Prompt, TaskError, evaluate, random_prompt, shared_anchors
+from ptlib.models.vocabulary import LARGE, Vocabulary
 from ptlib.prompts.templates import Template
 
 SOME = ["capital", "Paris", "people", "windows"]
@@ -16,8 +21,8 @@ CHINESE = ["法国的首都是巴黎。", "日本的首都是东京。", "巴黎
 
 def lm_of(tokenizer: Tokenizer, name: str = "toy") -> LanguageModel:
     """A toy BERT with this tokenizer."""
-    kept = "<pad>" in tokenizer.get_vocab()
-    special = {f"{role}_token": f"<{role}>" if kept else f"[{role.upper()}]" for role in ("pad", "unk", "mask")}
+    angled = "<pad>" in tokenizer.get_vocab()
+    special = {f"{role}_token": f"<{role}>" if angled else f"[{role.upper()}]" for role in ("pad", "unk", "mask")}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(vocab_size=len(fast), **SMALL, pad_token_id=fast.pad_token_id))
@@ -92,6 +97,120 @@ def test_whole_words_are_found(name):
 def test_models_with_foreign_decoders_share_their_words():
     lms = [lm_of(TOKENIZERS[name](), name) for name in ("unigram", "byte level, decoder of WordPiece", "words")]
     assert {*SOME} <= {*shared_anchors(*lms).words}
+
+
+def plain_words_of(tokenizer: PreTrainedTokenizerFast, name: str) -> dict[str, int]:
+    """The whole words, token by token with the tokenizer's own calls."""
+    special = set(tokenizer.all_special_ids)
+
+    def after_a_space(word: str) -> list[int]:
+        for before in ("a", '"', ""):  # a quotation mark where "a" joins with the word, nothing where both do
+            start = tokenizer(before, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            whole = tokenizer(before + " " + word, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            if whole[:len(start)] == start:
+                return whole[len(start):]
+        raise AssertionError("every text starts with nothing")
+
+    words = {}
+    for i, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        text = tokenizer.decode([i])
+        if "byte level" in name:  # by whatever decoder
+            text = decoders.ByteLevel().decode([token])
+        elif "no decoder" in name or "decoder of" in name:
+            text = token.strip("_▁").removesuffix("</w>")
+        word = text.strip()
+        is_word = any(map(str.isalnum, word)) and not any(map(str.isspace, word)) and i not in special
+        if is_word and after_a_space(word) == [i]:
+            words[word] = i
+    return words
+
+
+KINDS = {**TOKENIZERS, **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_words_are_those_that_are_found_one_by_one(name):
+    tokenizer = KINDS[name]()
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
+                                            mask_token="<mask>")
+    found = Vocabulary(tokenizer, name, len(tokenizer)).words
+    expected = plain_words_of(tokenizer, name)
+    assert len(expected) > 70
+    assert list(found.items()) == list(expected.items())
+
+
+def large_tokenizer(last: str) -> PreTrainedTokenizerFast:
+    words = [*SPECIAL, *(f"w{i}" for i in range(LARGE)), last]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
+                                   mask_token="<mask>")
+
+
+def large(last: str, name: str = "large") -> Vocabulary:
+    tokenizer = large_tokenizer(last)
+    return Vocabulary(tokenizer, name, len(tokenizer))
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted((cache / "ptlib").rglob("*.json"))
+
+
+def test_the_words_of_a_large_vocabulary_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = large("end").words
+    assert list(first.items())[-1] == ("end", LARGE + 3)
+    [entry] = entries(tmp_path)
+    again = large("end")
+    assert list(again.words.items()) == list(first.items())
+    assert "_spellings" not in vars(again), "no token was read"
+    assert again.word_ids(["end", "w7", "strange"]) == [LARGE + 3, 10, None]
+    assert "other" in large("other").words and "end" not in large("other").words
+    assert len(entries(tmp_path)) == 2
+    smaller = Vocabulary(large_tokenizer("end"), "cut", LARGE + 3)  # the model has no embedding for the last token
+    assert "end" not in smaller.words and len(entries(tmp_path)) == 3
+    assert entry in entries(tmp_path)
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[:-9], lambda text: text.replace("w7", "w8"), lambda text: "",
+                                   lambda text: "{}"])
+def test_a_spoilt_entry_is_made_again(tmp_path, monkeypatch, spoil):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = large("end").words
+    [entry] = entries(tmp_path)
+    whole = entry.read_text()
+    entry.write_text(spoil(whole))
+    assert large("end").words == first
+    assert entry.read_text() == whole
+
+
+class Spaces:
+    """A pre-tokenizer in Python, which no file can hold."""
+
+    def pre_tokenize(self, text):
+        text.split(lambda i, part: part.split(" ", "removed"))
+
+
+def test_a_tokenizer_with_parts_in_python_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tokenizer = large_tokenizer("end")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Spaces())
+    assert Vocabulary(tokenizer, "python", len(tokenizer)).words == large("end").words
+    assert len(entries(tmp_path)) == 1
+
+
+def test_shared_words_of_large_vocabularies_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+    for _ in range(2):
+        lms = [lm_of(large_tokenizer(last)._tokenizer, last) for last in ("one", "two")]
+        found.append(shared_anchors(*lms))
+    assert "_spellings" not in vars(lms[0]), "no token was read"
+    first, again = found
+    assert len(first) == LARGE and first.words == again.words and first.report == again.report
+    assert first.report["not shared"] == 2
+    assert all(first.ids[name].equal(again.ids[name]) for name in ("one", "two"))
 
 
 def letters_alone() -> Tokenizer:

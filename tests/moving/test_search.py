@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ptlib import encode, random_prompt, shared_anchors
+from ptlib.moving import search
 from ptlib.moving.relative import relative_representation, top_k_mask
 from ptlib.moving.search import (
     HELD_OUT,
@@ -16,8 +17,10 @@ from ptlib.moving.search import (
     closed_form,
     fit_score,
     gradient_search,
+    gram_matrix,
     held_out_fit,
     matching_loss,
+    moments,
     normalize_prompt,
     split_anchors,
 )
@@ -119,6 +122,44 @@ def test_closed_form_beats_every_rival(relative, anchors, mask, center):
 def test_closed_form_is_ridge_regression(relative, anchors, mask, ridge, center):
     found = closed_form(relative, anchors, ridge, center, mask)
     np.testing.assert_allclose(found.numpy(), ridge_regression(relative, anchors, mask, ridge, center), atol=1e-10)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_moments_of_parts_add_up_to_those_of_the_whole(relative, anchors, mask, center):
+    """Also of parts of very different means, which lie far from zero: nothing cancels."""
+    shifted = anchors.double() + 30 * (torch.arange(len(anchors)) % 2 == 0).double()[:, None]
+    unit = torch.nn.functional.normalize(shifted, dim=-1)
+    halves = torch.arange(len(anchors)).chunk(3)
+    parts = [moments(relative[..., half], shifted[half], None if mask is None else mask[..., half]) for half in halves]
+    gram, projected, square = (parts[0] + parts[1] + parts[2]).products(center)
+    for index in [(i, j) for i in range(relative.shape[0]) for j in range(relative.shape[1])]:
+        rows = slice(None) if mask is None else mask[index]
+        a, r = unit[rows], relative[index].double()[rows]
+        if center:
+            a, r = a - a.mean(0), r - r.mean()
+        torch.testing.assert_close(gram if mask is None else gram[index], a.T @ a, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(projected[index], r @ a, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(square[index], r @ r, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7, 1), (9, 3), (40, 10), (5, 64)])
+def test_gram_matrix_is_the_product(shape):
+    a = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram_matrix(a), a.T @ a, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_the_cosine_from_moments_is_that_of_the_cosines(relative, anchors, mask, center):
+    vectors = torch.randn(*relative.shape[:2], anchors.shape[1], generator=torch.Generator().manual_seed(1))
+    expected = 1 - matching_loss(relative, vectors, anchors, mask, center)
+    torch.testing.assert_close(moments(relative, anchors, mask).cosine(vectors, center), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_blocks_of_anchors_change_nothing(relative, anchors, monkeypatch, block):
+    expected = closed_form(relative, anchors, 0.01)
+    monkeypatch.setattr(search, "BLOCK", block)
+    torch.testing.assert_close(closed_form(relative, anchors, 0.01), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_huge_ridge_leaves_the_weighted_sum_of_anchors(relative, anchors, mask):
