@@ -261,8 +261,10 @@ function render({ model, el }) {
   const head = make("header"), status = make("p", { class: "status", role: "status" });
   const scores = section("scores", "P@1"), facts = section("facts", "Facts gained and lost"), words = section("words", "Nearest words");
   const options = make("datalist", { id: `subjects-${Math.random().toString(36).slice(2)}` });
+  let typing; // asked when the reader pauses, because Enter may only close the list of suggestions
+  const ask = () => { model.set("subject", subject.value); model.save_changes(); };
   const subject = make("input", { type: "text", placeholder: "a subject", list: options.id, "aria-label": "subject",
-    onchange: () => { model.set("subject", subject.value); model.save_changes(); } });
+    oninput: () => { clearTimeout(typing); typing = setTimeout(ask, 400); } });
   const answers = make("div"), history = make("ol"), code = make("pre"), open = make("details", {}, make("summary", {}, "code"), code);
   const button = (text, message) => make("button", { onclick: () => model.send(message) }, text);
   const exports = make("div", { class: "buttons" }, button("save picture", { do: "picture" }), button("save prompt", { do: "prompt" }), button("save code", { do: "code" }));
@@ -307,6 +309,7 @@ function render({ model, el }) {
   model.on("change:answers", () => answers.replaceChildren(...answerTable(model.get("answers"))));
   model.on("msg:custom", ({ name, type }, [bytes]) => save(name, bytes, type));
   el.classList.add("ptlib-picture");
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // keys here are not the notebook's
   el.append(head, status, body);
   map.build();
   update();

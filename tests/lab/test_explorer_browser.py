@@ -241,7 +241,6 @@ def test_bars_are_dragged_and_knocked_out(lab, artefacts):
 def test_both_models_answer_a_typed_subject(lab):
     page, _ = lab
     page.get_by_label("subject", exact=True).fill("Borgen")
-    page.get_by_label("subject", exact=True).press("Enter")
     page.wait_for_selector(".ptlib-picture .answers td")
     assert page.locator(".ptlib-picture .answers td.word").count() == 10
 
