@@ -27,7 +27,7 @@ from ..moving.anchors import shared_anchors
 from ..moving.relative import relative_representation
 from ..moving.search import choose_ridge, ridge_fits, split_moments
 from ..progress import set_progress
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, default_template
 from ..prompts.templates import Layout, Template, collate
 from ..tasks.task import Example, Task
 
@@ -147,7 +147,7 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
     Dropout is on, each batch of 16 is tokenized again and padded as it comes, the logits are those of every position,
     all weights collect gradients, and dev is evaluated three times an epoch in batches of 8.
     """
-    template = f"[X] [V]*{num_vectors} [Y] ."
+    template = default_template(num_vectors, lm)
     train, targets = answerable_examples(lm, task.train)
     generator = torch.Generator().manual_seed(seed)
     vectors = (lm.moments[0] + lm.moments[1] * torch.randn(num_vectors, lm.dim, generator=generator)).requires_grad_()

@@ -48,7 +48,7 @@ def test_the_closed_form_matches_best(race, relative):
 
 @pytest.mark.parametrize("name", ["zoo/bert-mini", "zoo/gpt2-mini"])
 def test_all_ways_of_evaluation_agree(zoo_tasks, name):
-    lm, task = load_lm(name), zoo_tasks["zoo/P36"]
+    lm, task = load_lm(name), zoo_tasks["zoo/P27"]
     prompt = manual_prompt(lm, task)
     ev = evaluate(lm, prompt, task.test)
     expected = (ev.ranks == 1).tolist()
