@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from IPython.core.getipython import get_ipython
 from IPython.core.pylabtools import print_figure
@@ -19,6 +21,7 @@ def keep_figures_small() -> None:
     """Make the running notebook, if there is one, keep its figures by ``with_palette`` with ``alternative_text``."""
     shell = get_ipython()
     if shell is not None and shell.display_formatter is not None:
+        plt.switch_backend(matplotlib.get_backend())  # loads it now, because it sets a formatter then
         shell.display_formatter.formatters["image/png"].for_type(Figure, _shown)
 
 
