@@ -50,9 +50,10 @@ def test_its_ranks_are_those_of_plain_transformers(smollm2):
     ranks, questions, candidates = [], [], set()
     for relation in RELATIONS:
         task = ptlib.load_task(f"zoo/{relation}")
-        ev = ptlib.evaluate(lm, ptlib.manual_prompt(lm, task), task.test)
+        manual = ptlib.manual_prompt(lm, task)
+        ev = ptlib.evaluate(lm, manual, task.test)
         ranks += ev.ranks[:20].tolist()
-        text, _ = task.manual_template.split(" [Y]")
+        text, _ = manual.template.split(" [Y]")
         questions += [(text.replace("[X]", example.subject), example.object) for example in ev.examples[:20]]
         candidates.add(ev.num_candidates)
     expected, count = plain_ranks(smollm2, questions)

@@ -154,7 +154,13 @@ class Panel(ipywidgets.VBox):
     def _result(self, setting: dict[str, Any]) -> Exploration:
         def explored() -> Exploration:
             with self._bar:  # the bar of a tuning, which is left out of the page's other outputs
-                return self.explorer.explore(**setting, progress=True)
+                try:
+                    found: Exploration | PromptTransferError = self.explorer.explore(**setting, progress=True)
+                except PromptTransferError as error:  # an Output swallows what is raised in its block
+                    found = error
+            if isinstance(found, PromptTransferError):
+                raise found
+            return found
 
         hashable = {**setting, "source": tuple(setting["source"]), "task": setting["task"].name,
                     "weights": tuple(setting["weights"].items())}
