@@ -26,7 +26,7 @@ from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
 from ..prompts.history import Moved
-from ..prompts.prompt import Prompt, default_template, demonstrated_prompt, manual_prompt
+from ..prompts.prompt import Prompt, default_template, demonstrated_prompt, manual_prompt, template_of
 from ..prompts.templates import opened
 from ..sweep import store
 from ..tasks.loading import load_tasks
@@ -242,7 +242,7 @@ class Study:
     def templates(self, name: str) -> dict[str, Prompt]:
         """The manual templates of the tasks as prompts for an LM: {task.name: Prompt}. All LMs read the same text."""
         return {task.name: replace(manual_prompt(self.lms[name], task),
-                                   template=opened(task.manual_template or "", *self.lms.values()))
+                                   template=opened(template_of(task), *self.lms.values()))
                 for task in self.tasks}
 
     def majority(self) -> Scores:

@@ -27,7 +27,7 @@ from .mixtures import Mixture
 from .templates import Template, opened
 
 __all__ = ["Prompt", "common_template", "default_template", "demonstrated_prompt", "manual_prompt", "random_prompt",
-           "random_vectors", "salted_generator"]
+           "random_vectors", "salted_generator", "template_of"]
 
 
 OLD_FINGERPRINT = 16  # the length of a fingerprint of ptlib 0.1.0
@@ -205,17 +205,26 @@ def default_template(num_vectors: int, *lms: LanguageModel) -> str:
     return opened(f"[X] [V]*{num_vectors} [Y] .", *lms)
 
 
+def template_of(task: Task) -> str:
+    """The task's manual template.
+
+    Raises:
+        TaskError: it has none.
+    """
+    if task.manual_template is None:
+        raise TaskError(f"task {task.name!r} has no manual template; give template= to load_task, or put a LAMA "
+                        "relations.jsonl that describes the relation next to the task's file")
+    return task.manual_template
+
+
 def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
     """The task's manual template as a prompt without vectors, as ``opened`` for the LM.
 
     Raises:
         TaskError: the task has no manual template.
     """
-    if task.manual_template is None:
-        raise TaskError(f"task {task.name!r} has no manual template; give template= to load_task, or put a LAMA "
-                        "relations.jsonl that describes the relation next to the task's file")
-    return Prompt(torch.zeros(0, lm.dim), opened(task.manual_template, lm), lm.name, lm.fingerprint,
-                  task.name, {"method": "manual"})
+    return Prompt(torch.zeros(0, lm.dim), opened(template_of(task), lm), lm.name, lm.fingerprint, task.name,
+                  {"method": "manual"})
 
 
 def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int = 0) -> Prompt:
@@ -226,16 +235,16 @@ def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int
     Raises:
         TaskError: the task has no manual template, or its train facts have fewer than ``count`` different objects.
     """
-    manual = manual_prompt(lm, task)
+    sentence = template_of(task)
     order = torch.randperm(len(task.train), generator=salted_generator(seed, task.name)).tolist()
     by_object = {task.train[i].object: task.train[i] for i in order}
     if len(by_object) < count:
         raise TaskError(f"task {task.name!r} has train examples with {len(by_object)} different objects; expected at "
                         f"least count={count}")
     shown = list(by_object.values())[:count]
-    sentence = task.manual_template or ""  # manual_prompt has checked that there is one
     text = " ".join(sentence.replace("[X]", fact.subject).replace("[Y]", fact.object) for fact in shown)
-    return replace(manual, template=f"{text} {sentence}", meta={"method": "demonstrated", "seed": seed})
+    return replace(manual_prompt(lm, task), template=f"{text} {sentence}",
+                   meta={"method": "demonstrated", "seed": seed})
 
 
 def common_template(prompts: Iterable[Prompt]) -> str:

@@ -21,7 +21,7 @@ from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
 from ..prompts.history import Tuned
 from ..prompts.mixtures import Mixture
-from ..prompts.prompt import Prompt, default_template, manual_prompt, random_vectors, salted_generator
+from ..prompts.prompt import Prompt, default_template, random_vectors, salted_generator, template_of
 from ..prompts.templates import Template
 from ..tasks.task import Example, Task
 from .training import Data, FreeVectors, Trainee, WordMixtures, train
@@ -260,7 +260,7 @@ def _initial_ids(lm: LanguageModel, task: Task, count: int, init: str | Sequence
                  generator: torch.Generator) -> list[int]:
     """The tokens that ``count`` vectors start from."""
     if init == "manual":
-        words = re.sub(r"^\. |\[[XY]\]|\W+$", " ", manual_prompt(lm, task).template).split()
+        words = re.sub(r"\[[XY]\]|\W+$", " ", template_of(task)).split()
         if not words:
             raise TaskError(f"the manual template of task {task.name!r} has no words to start from; use init='random'")
         [ids] = lm.tokenize_after([" " + " ".join(words)])  # the space makes them tokens inside a sentence
