@@ -147,7 +147,7 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
     Dropout is on, each batch of 16 is tokenized again and padded as it comes, the logits are those of every position,
     all weights collect gradients, and dev is evaluated three times an epoch in batches of 8.
     """
-    template = default_template(num_vectors, lm)
+    template = default_template(num_vectors)
     train, targets = answerable_examples(lm, task.train)
     generator = torch.Generator().manual_seed(seed)
     vectors = (lm.moments[0] + lm.moments[1] * torch.randn(num_vectors, lm.dim, generator=generator)).requires_grad_()
@@ -188,8 +188,10 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
     from peft import PromptTuningConfig, TaskType, get_peft_model
 
     train, targets = answerable_examples(lm, task.train)
-    layouts = Template("[X] [Y] .").layout(lm, [example.subject for example in train])
-    texts = [[*layout.ids, int(target)] for layout, target in zip(layouts, targets, strict=True)]
+    template = f"[V]*{num_vectors} [X] [Y] ."
+    layouts = Template(template).layout(lm, [example.subject for example in train])
+    texts = [[*(i for at, i in enumerate(layout.ids) if at not in layout.slots), int(target)]
+             for layout, target in zip(layouts, targets, strict=True)]
     torch.manual_seed(seed)
     model = get_peft_model(lm.model, PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_vectors))
     steps = epochs * -(-len(train) // TRAIN_BATCH)
@@ -207,7 +209,7 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
             schedule.step()
     seconds = time.perf_counter() - began
     vectors = model.get_prompt_embedding_to_save("default")
-    return Tuned(prompt_of(lm, vectors, f"[V]*{num_vectors} [X] [Y] .", task), epochs * len(train), seconds)
+    return Tuned(prompt_of(lm, vectors, template, task), epochs * len(train), seconds)
 
 
 def scheduled_adamw(parameters: Sequence[Tensor], lr: float, steps: int) -> tuple[torch.optim.AdamW,

@@ -26,8 +26,7 @@ from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
 from ..prompts.history import Moved
-from ..prompts.prompt import Prompt, default_template, demonstrated_prompt, manual_prompt, template_of
-from ..prompts.templates import opened
+from ..prompts.prompt import Prompt, demonstrated_prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
 from ..tasks.task import Example, Task
@@ -133,12 +132,8 @@ class Study:
     def tuned_on(self, names: Sequence[str], **options: Any) -> dict[tuple[int, str], Prompt]:
         """Tune prompts on one LM, or mixtures on several at once. ``options`` are those of ``tune_seeds``."""
         lms = [self.lms[name] for name in names]
-        options = {"seeds": self.seeds, "progress": False, **self.alike(options)}
+        options = {"seeds": self.seeds, "progress": False, **options}
         return store.tuned(lms[0] if len(lms) == 1 else lms, self.tasks, **options)
-
-    def alike(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a tuning, with a template that suits all LMs if they name none: prompts are moved."""
-        return {"template": default_template(options.get("num_vectors", 5), *self.lms.values()), **options}
 
     @cached_property
     def objects(self) -> dict[str, list[str]]:
@@ -212,7 +207,7 @@ class Study:
             init: ``"random"`` vectors, or the words of the ``"manual"`` template.
             options: of ``starting_prompt``.
         """
-        return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **self.alike(options))
+        return {(seed, task.name): starting_prompt(self.lms[name], task, init=init, seed=seed, **options)
                 for seed in self.seeds for task in self.tasks}
 
     def direct(self, *tuned: Mapping[str, Prompts], among: str = "all") -> dict[str, Scores]:
@@ -240,10 +235,8 @@ class Study:
                 for name, lm in self.lms.items()}
 
     def templates(self, name: str) -> dict[str, Prompt]:
-        """The manual templates of the tasks as prompts for an LM: {task.name: Prompt}. All LMs read the same text."""
-        return {task.name: replace(manual_prompt(self.lms[name], task),
-                                   template=opened(template_of(task), *self.lms.values()))
-                for task in self.tasks}
+        """The manual templates of the tasks as prompts for an LM: {task.name: Prompt}."""
+        return {task.name: manual_prompt(self.lms[name], task) for task in self.tasks}
 
     def majority(self) -> Scores:
         """Score the most frequent object of each task as the answer: {task.name: Evaluation}, the same for every LM.

@@ -120,6 +120,7 @@ class LanguageModel(Vocabulary):
     def __repr__(self) -> str:
         note = ", embeddings only" if self.proof is None else "" if self.proof.ignores_padding else (
             ", in batches of equal length")
+        note += ", a full stop before subjects that stand first" * self.loses_first_token
         return f"LanguageModel({self.name!r}, {self.kind}, {self.vocab_size} x {self.dim}{note})"
 
     @property
@@ -143,6 +144,7 @@ class LanguageModel(Vocabulary):
         """Whether the LM hardly reads what stands first in a text: it is causal and its tokenizer adds no start token.
 
         A causal LM attends to the first token whatever it means (attention sinks, Xiao et al. 2024, arXiv 2309.17453).
+        ``Template.layout`` puts a full stop before a subject that would stand first.
         """
         return self.kind == "causal" and not self.frame[0]
 

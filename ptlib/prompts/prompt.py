@@ -24,7 +24,7 @@ from ..models.lm import LanguageModel
 from ..tasks.task import Task
 from .history import Carried, Record, Refined, Reweighted, Tuned, history_of
 from .mixtures import Mixture
-from .templates import Template, opened
+from .templates import Template
 
 __all__ = ["Prompt", "common_template", "default_template", "demonstrated_prompt", "manual_prompt", "random_prompt",
            "random_vectors", "salted_generator", "template_of"]
@@ -200,9 +200,9 @@ def read_attributes(text: str) -> dict[str, Any]:
     return attributes
 
 
-def default_template(num_vectors: int, *lms: LanguageModel) -> str:
-    """The template of OptiPrompt (Zhong et al. 2021): subject, vectors, answer. It is ``opened`` for the LMs."""
-    return opened(f"[X] [V]*{num_vectors} [Y] .", *lms)
+def default_template(num_vectors: int) -> str:
+    """The template of OptiPrompt (Zhong et al. 2021): subject, vectors, answer."""
+    return f"[X] [V]*{num_vectors} [Y] ."
 
 
 def template_of(task: Task) -> str:
@@ -218,13 +218,12 @@ def template_of(task: Task) -> str:
 
 
 def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
-    """The task's manual template as a prompt without vectors, as ``opened`` for the LM.
+    """The task's manual template as a prompt without vectors.
 
     Raises:
         TaskError: the task has no manual template.
     """
-    return Prompt(torch.zeros(0, lm.dim), opened(template_of(task), lm), lm.name, lm.fingerprint, task.name,
-                  {"method": "manual"})
+    return Prompt(torch.zeros(0, lm.dim), template_of(task), lm.name, lm.fingerprint, task.name, {"method": "manual"})
 
 
 def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int = 0) -> Prompt:
@@ -279,5 +278,5 @@ def random_vectors(lm: LanguageModel, shape: tuple[int, ...], generator: torch.G
 def random_prompt(lm: LanguageModel, num_vectors: int = 5, seed: int = 0) -> Prompt:
     """A prompt of random vectors on the scale of the LM's embeddings, as a start for tuning or as a baseline."""
     vectors = random_vectors(lm, (num_vectors,), torch.Generator().manual_seed(seed))
-    return Prompt(vectors, default_template(num_vectors, lm), lm.name, lm.fingerprint, None,
+    return Prompt(vectors, default_template(num_vectors), lm.name, lm.fingerprint, None,
                   {"method": "random", "seed": seed})

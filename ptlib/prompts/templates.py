@@ -18,9 +18,10 @@ from ..errors import ModelLoadError, PromptMismatchError
 from ..models.lm import LanguageModel
 from ..models.vocabulary import APART
 
-__all__ = ["Batch", "Template", "batches", "collate", "opened"]
+__all__ = ["Batch", "Template", "batches", "collate"]
 
 SLOT = re.compile(r"(\[X\]|\[Y\]|\[V\](?:\*\d+)?)")
+OPENING = ". "  # stands before a subject that an LM would hardly read otherwise
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class Template:
     def layout(self, lm: LanguageModel, subjects: Sequence[str]) -> list[Layout]:
         """Fill the template with each subject and tokenize the whole as running text.
 
-        A causal LM predicts the answer from the token before it, so its sequence ends there. If it hardly reads
-        the subject (``lm.loses_first_token``), a warning says so.
+        A causal LM predicts the answer from the token before it, so its sequence ends there. If it would hardly read
+        a subject that stands first (``lm.loses_first_token``), a full stop stands before it.
 
         Raises:
             PromptMismatchError: the template does not suit the LM: it is too long, or a causal LM would need slots
-                after [Y], or no token stands before [Y].
+                after [Y].
             ModelLoadError: the LM has no embedding for some token.
         """
         start, end = lm.frame
@@ -89,10 +90,8 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
                                           f"({lm.name}) does not see; put [Y] last")
             parts, end = parts[:cut], []
-            if opened(self.text, lm) != self.text:
-                warnings.warn(f"template {self.text!r} begins with the subject, but {lm.name} puts no token before a "
-                              "text, and a causal LM hardly reads what stands first; begin the template with text, "
-                              f"as in {opened(self.text, lm)!r}", stacklevel=2)
+        if lm.loses_first_token and parts[0] == "[X]":
+            parts = [OPENING, *parts]
         texts = tokenize_parts(lm, parts)
         taken = (len(start) + len(end) + sum(len(ids) for ids in texts.values())
                  + sum(slot_count(part) or part == "[Y]" for part in parts))
@@ -112,17 +111,9 @@ class Template:
                 else:
                     ids += texts[i]
             ids += end
-            if not ids:
-                raise PromptMismatchError(f"template {self.text!r} with an empty subject has no token before [Y] for "
-                                          f"{lm.name} to predict it from; put words or [V] there")
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
         check_ids(lm, layouts)
         return layouts
-
-
-def opened(template: str, *lms: LanguageModel) -> str:
-    """The template, behind a full stop if it begins with [X] and one of the LMs would hardly read the subject there."""
-    return ". " * (template.startswith("[X]") and any(lm.loses_first_token for lm in lms)) + template
 
 
 def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[int]]:

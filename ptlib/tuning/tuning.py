@@ -80,8 +80,7 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
         seeds: of the initial vectors and the order of the examples.
         parameterization: see the table. A mixture uses the words that the LMs share, and works on other LMs that have
             these words: ``prompt.on(other)``.
-        num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``. It is ``". [X] [V]*m [Y] ."`` if an LM hardly
-            reads what stands first (``lm.loses_first_token``).
+        num_vectors: m, for the default template ``"[X] [V]*m [Y] ."``.
         template: with [X], [Y] and prompt slots; overrides ``num_vectors``.
         init: the initial vectors; the default is in the table. ``"random"``: random, on the scale of the embeddings.
             ``"manual"``: the embeddings of the manual template's words in their order, repeated from the first if they
@@ -121,7 +120,7 @@ def tune_seeds(lm: LanguageModel | Sequence[LanguageModel], tasks: Sequence[Task
     if not lms or (len(lms) > 1 and parameterization == "vectors"):
         raise PromptTransferError(f"parameterization={parameterization!r} for {len(lms)} LMs; expected one LM, or "
                                   "several with parameterization='mixture': free vectors belong to one LM")
-    template = template or default_template(num_vectors, *lms)
+    template = template or default_template(num_vectors)
     words: tuple[str, ...] | None = None
     tables: list[Tensor | None] = [None] * len(lms)
     if parameterization == "mixture":
@@ -166,7 +165,7 @@ def starting_prompt(lm: LanguageModel, task: Task, *, num_vectors: int = 5, temp
     Raises:
         TaskError, PromptTransferError: as ``tune_seeds`` raises them for ``init``.
     """
-    template = template or default_template(num_vectors, lm)
+    template = template or default_template(num_vectors)
     vectors = _initial_vectors(lm, task, Template(template).num_vectors, init, salted_generator(seed, task.name))
     return Prompt(vectors.cpu(), template, lm.name, lm.fingerprint, task.name,
                   {"method": "untuned", "init": init if isinstance(init, str) else "words", "seed": seed})

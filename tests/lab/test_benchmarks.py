@@ -46,6 +46,7 @@ def test_planning_counts_the_runs_that_are_pretended_to_be_finished(tmp_path):
     assert count_finished(tmp_path / "out") == 3
 
 
+@pytest.mark.slow
 def test_a_table_alone_is_enough_to_transfer_from_and_to(tmp_path):
     for name, width in {"source": 16, "target": 8}.items():
         benchmarks.write_table(tmp_path / name, 40, width)

@@ -14,6 +14,8 @@ from ptlib import ModelLoadError
 from ptlib.models import real
 from ptlib.models.real import REAL, Part, RealModel, cached, fetch
 
+pytestmark = pytest.mark.slow
+
 CONTENT = [os.urandom(5000), os.urandom(3000)]
 RUNS = "raise SystemExit('a package was run')\n"
 

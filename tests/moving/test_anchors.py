@@ -30,6 +30,7 @@ def test_order_of_the_lms_changes_nothing(lms, options):
     assert all(one.ids[lm.name].equal(two.ids[lm.name]) for lm in lms)
 
 
+@pytest.mark.slow
 def test_hash_seed_changes_nothing(by_hash_seed, lms):
     one, two = (run["anchors"] for run in by_hash_seed)
     assert one == two

@@ -346,6 +346,7 @@ def test_a_prompt_does_not_depend_on_the_batch(relative, anchors, mask, search):
         torch.testing.assert_close(alone, both[one], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_closed_form_finds_more_than_2000_steps_in_a_fiftieth_of_the_time(bert_mini, roberta_mini, zoo_prompts):
     words = shared_anchors(bert_mini, roberta_mini)
     prompts = [*zoo_prompts.values(), *(random_prompt(bert_mini, seed=seed) for seed in range(22))]

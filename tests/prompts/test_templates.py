@@ -1,15 +1,13 @@
 """Templates as token ids: equal to what the tokenizer makes of the whole sentence."""
 
 import re
-import warnings
-from dataclasses import replace
 
 import pytest
 import torch
 from families import FAMILIES
 
-from ptlib import PromptMismatchError, load_lm, manual_prompt, tune
-from ptlib.prompts.templates import Template, batches, collate, opened
+from ptlib import PromptMismatchError, load_lm
+from ptlib.prompts.templates import Template, batches, collate
 
 TEMPLATES = ["[X] [V]*5 [Y] .", "[V]*2 [X] [V] [Y] .", "The capital of [X] is [Y].", "The capital of [X] is [Y] .",
              "[Y] is the capital of [X] .", "[X], the old capital [V] [Y].", "[V]*5 [X] [Y]",
@@ -37,6 +35,7 @@ def sentence(lm, text, subject, answer="Paris"):
     for slot in re.findall(r"\[V\](?:\*\d)?", text):
         text = text.replace(slot, " ".join(next(words) for _ in range(int(slot[4:] or 1))), 1)
     before, _, after = text.partition("[X]")
+    before = before or ". " * lm.loses_first_token
     return lm.tokenizer(before.replace("[Y]", answer) + subject + after.replace("[Y]", answer))["input_ids"]
 
 
@@ -112,11 +111,12 @@ def test_spaces_around_a_subject_and_none_in_it(lms, kind, text):
     assert len(empty.ids) < len(plain.ids)
 
 
-def test_nothing_to_predict_an_answer_from(lms):
+def test_an_answer_is_predicted_from_something_even_after_an_empty_subject(lms):
     assert lms["qwen2"].frame == ([], [])
-    with pytest.raises(PromptMismatchError, match="empty subject"):
-        Template("[X] [Y]").layout(lms["qwen2"], ["France", ""])
-    assert [len(layout.ids) for layout in Template("[X] [Y]").layout(lms["llama"], ["France", ""])] == [2, 1]
+    for kind in ("llama", "qwen2"):
+        lm = lms[kind]
+        read = [layout.ids for layout in Template("[X] [Y]").layout(lm, ["France", ""])]
+        assert read[1] == (lm.frame[0] or lm.tokenizer(".")["input_ids"])
 
 
 @pytest.mark.parametrize(("kind", "start"), [("llama", "<s>"), ("gemma", "<bos>"), ("opt", "</s>"), ("qwen2", None),
@@ -145,9 +145,9 @@ def test_answer_and_slots_hold_the_mask(toys):
 def test_causal_layout_ends_where_the_answer_is_predicted(toys):
     lm = toys["gpt2"]
     layout, = Template("[X] [V]*2 [Y] .").layout(lm, ["New Zealand"])
-    assert layout.ids[:2] == lm.tokenizer("New Zealand")["input_ids"]
-    assert layout.slots == [2, 3]
-    assert layout.answer == 3 == len(layout.ids) - 1
+    assert layout.ids[:3] == lm.tokenizer(". New Zealand")["input_ids"]
+    assert layout.slots == [3, 4]
+    assert layout.answer == 4 == len(layout.ids) - 1
 
 
 @pytest.mark.parametrize("text", ["[Y] is the capital of [X]", "[X] [Y] [V]"])
@@ -191,18 +191,14 @@ def test_batches_hold_every_layout_once_by_length(toys):
                                              ("bert", False), ("t5", False)])
 def test_text_stands_before_a_subject_that_the_lm_would_hardly_read(lms, capitals, kind, loses):
     """A causal LM whose tokenizer adds no start token hardly reads what stands first."""
-    lm, begins = lms[kind], "[X] lies in [Y] ."
+    lm = lms[kind]
     assert lm.loses_first_token == loses
-    assert opened(begins, lm) == (f". {begins}" if loses else begins)
-    assert opened("In [X] [Y] .", lm) == "In [X] [Y] ."  # words stand first already
-    assert manual_prompt(lm, replace(capitals, manual_template=begins)).template == opened(begins, lm)
-    assert tune(lm, capitals, epochs=1, num_vectors=2, progress=False).template == opened("[X] [V]*2 [Y] .", lm)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        Template(begins).layout(lm, ["France"])
-        Template(opened(begins, lm)).layout(lm, ["France"])
-    assert [f"as in {opened(begins, lm)!r}" in str(one.message) for one in caught] == [True] * loses
+    assert ("a full stop" in repr(lm)) == loses
 
+    def read(template):
+        [layout] = Template(template).layout(lm, ["France"])
+        return layout.ids
 
-def test_what_suits_one_of_several_lms_suits_all(lms):
-    assert opened("[X] [Y]", lms["bert"], lms["gpt2"]) == ". [X] [Y]"
+    assert (read("[X] lies in [Y] .") == read(". [X] lies in [Y] .")) == loses
+    assert read("In [X] lies [Y] .") != read(". In [X] lies [Y] ."), "words stand first already"
+    assert read("[V] [X] [Y] .") != read(". [V] [X] [Y] ."), "as do vectors, which can do without the first"

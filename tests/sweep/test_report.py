@@ -142,6 +142,7 @@ def test_pages_are_rendered_once(out):
     assert not list(out.rglob("*partial*"))
 
 
+@pytest.mark.slow
 def test_the_report_of_a_sweep_without_scores(out, tmp_path_factory):
     """Of any notebook: what is not there is left out, and what failed is named."""
     for run in ("run01", "bad"):
