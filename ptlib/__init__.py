@@ -22,6 +22,7 @@ from .models.lm import LanguageModel
 from .models.loading import list_lms, load_lm
 from .moving.anchors import Anchors, shared_anchors
 from .moving.calibration import calibrate
+from .moving.demonstration import demonstrate
 from .moving.methods import METHODS
 from .moving.relative import encode
 from .moving.selection import agreement, select
@@ -41,8 +42,8 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "METRICS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture",
     "ModelLoadError", "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-    "SweepError", "Task", "TaskError", "agreement", "calibrate", "calibrate_contextually", "encode", "evaluate",
-    "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
+    "SweepError", "Task", "TaskError", "agreement", "calibrate", "calibrate_contextually", "demonstrate", "encode",
+    "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
     "manual_prompt", "per_evaluation", "per_relation", "random_prompt", "record", "refine", "refine_many",
     "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
     "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many", "tune_seeds",

@@ -22,6 +22,7 @@ from ..models.loading import list_lms, load_lm
 from ..models.real import REAL, fetch
 from ..moving.anchors import shared_anchors
 from ..moving.calibration import calibrate
+from ..moving.demonstration import demonstrate
 from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
@@ -196,6 +197,12 @@ class Study:
         """
         return {key: calibrate(prompt, self.lms[target], source=self.lms[source], teacher=teachers[key],
                                inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
+
+    def demonstrate(self, prompts: Prompts, teachers: Prompts, source: str, inputs: Mapping[str, Sequence[str]],
+                    **options: Any) -> dict[Any, Prompt]:
+        """Put the source's answers before the question with ``demonstrate``. Arguments are those of ``calibrate``."""
+        return {key: demonstrate(prompt, source=self.lms[source], teacher=teachers[key],
+                                 inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
 
     # --- baselines ---
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["Calibrated", "Carried", "Moved", "Origin", "Other", "Record", "Refined",
-           "Reweighted", "Selected", "Tuned", "history_of"]
+__all__ = ["Calibrated", "Carried", "Demonstrated", "Moved", "Origin", "Other", "Record", "Refined", "Reweighted",
+           "Selected", "Tuned", "history_of"]
 
 
 @dataclass(frozen=True)
@@ -292,6 +292,41 @@ class Calibrated(Record):
 
 
 @dataclass(frozen=True)
+class Demonstrated(Record):
+    """A prompt that ``demonstrate`` put behind inputs with the sources' answers.
+
+    Attributes:
+        before: the record of the prompt without them.
+        shown: (input, answer) of each.
+        sources: the names of the LMs that answered.
+        source_forwards: the number of sequences in their forward passes.
+    """
+
+    before: Record
+    shown: tuple[tuple[str, str], ...]
+    sources: tuple[str, ...]
+    source_forwards: int
+
+    @property
+    def tuning_seed(self) -> int | None:
+        return self.before.tuning_seed
+
+    @property
+    def passes(self) -> int:
+        return self.before.passes
+
+    def as_json(self) -> dict[str, Any]:
+        demonstrated = super().as_json()
+        return {**demonstrated.pop("before"), "demonstrated": demonstrated}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Self:
+        rest = {name: value for name, value in meta.items() if name != "demonstrated"}
+        shown = tuple((text, answer) for text, answer in meta["demonstrated"]["shown"])
+        return super().from_json({**meta["demonstrated"], "shown": shown, "before": history_of(rest)})
+
+
+@dataclass(frozen=True)
 class Carried(Record):
     """A mixture that ``Prompt.on`` computed for another LM.
 
@@ -345,8 +380,9 @@ class Reweighted(Record):
 
 def history_of(meta: Mapping[str, Any]) -> Record:
     """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
-    kinds = (("calibrated", Calibrated), ("selected", Selected), ("lost_weight", Carried),
-             ("reweighted", Reweighted), ("from", Refined), ("matching_loss", Moved), ("parameterization", Tuned))
+    kinds = (("calibrated", Calibrated), ("demonstrated", Demonstrated), ("selected", Selected),
+             ("lost_weight", Carried), ("reweighted", Reweighted), ("from", Refined), ("matching_loss", Moved),
+             ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)

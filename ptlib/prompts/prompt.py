@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,13 @@ from torch import Tensor
 from ..errors import NotFiniteError, PromptLoadError, PromptMismatchError, TaskError
 from ..files import replacing
 from ..models.lm import LanguageModel
-from ..tasks.task import Task
+from ..tasks.task import Example, Task
 from .history import Carried, Record, Refined, Reweighted, Tuned, history_of
 from .mixtures import Mixture
 from .templates import Template
 
-__all__ = ["Prompt", "common_template", "default_template", "demonstrated_prompt", "manual_prompt", "random_prompt",
-           "random_vectors", "salted_generator", "template_of"]
+__all__ = ["Prompt", "behind", "common_template", "default_template", "demonstrated_prompt", "manual_prompt",
+           "random_prompt", "random_vectors", "salted_generator", "template_of", "varied"]
 
 
 OLD_FINGERPRINT = 16  # the length of a fingerprint of ptlib 0.1.0
@@ -227,23 +228,42 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
 
 
 def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int = 0) -> Prompt:
-    """The manual template behind ``count`` train facts in its words, each with another object (Brown et al. 2020).
+    """The manual template behind ``count`` train facts in its words (Brown et al. 2020).
 
     It costs no tuning, but a label for each fact, and it makes every text longer.
 
     Raises:
-        TaskError: the task has no manual template, or its train facts have fewer than ``count`` different objects.
+        TaskError: the task has no manual template, or fewer than ``count`` train facts.
     """
-    sentence = template_of(task)
+    if len(task.train) < count:
+        raise TaskError(f"task {task.name!r} has {len(task.train)} train examples; expected at least count={count}")
     order = torch.randperm(len(task.train), generator=salted_generator(seed, task.name)).tolist()
-    by_object = {task.train[i].object: task.train[i] for i in order}
-    if len(by_object) < count:
-        raise TaskError(f"task {task.name!r} has train examples with {len(by_object)} different objects; expected at "
-                        f"least count={count}")
-    shown = list(by_object.values())[:count]
-    text = " ".join(sentence.replace("[X]", fact.subject).replace("[Y]", fact.object) for fact in shown)
-    return replace(manual_prompt(lm, task), template=f"{text} {sentence}",
-                   meta={"method": "demonstrated", "seed": seed})
+    shown = varied([task.train[i] for i in order], count)
+    return replace(behind(shown, manual_prompt(lm, task)), meta={"method": "demonstrated", "seed": seed})
+
+
+def varied(facts: Sequence[Example], count: int) -> list[Example]:
+    """``count`` of the facts, in their order, but those with new objects before those whose object came already."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for fact in facts:
+        turns.append(seen[fact.object])
+        seen[fact.object] += 1
+    return [facts[i] for i in sorted(range(len(facts)), key=turns.__getitem__)[:count]]
+
+
+def behind(facts: Sequence[Example], prompt: Prompt) -> Prompt:
+    """The prompt behind facts that are told in its own template, with the same vectors in each of them.
+
+    Raises:
+        PromptMismatchError: a fact holds a slot such as [X].
+    """
+    told = [prompt.template.replace("[Y]", fact.object).replace("[X]", fact.subject) for fact in facts]
+    copies, mixture = len(facts) + 1, prompt.mixture
+    if mixture is not None:
+        mixture = replace(mixture, weights=mixture.weights.repeat(copies, 1), gains=mixture.gains.repeat(copies))
+    return replace(prompt, vectors=prompt.vectors.repeat(copies, 1), template=" ".join([*told, prompt.template]),
+                   mixture=mixture, offsets=None)
 
 
 def common_template(prompts: Iterable[Prompt]) -> str:
