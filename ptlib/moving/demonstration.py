@@ -34,7 +34,8 @@ def demonstrate(prompt: Prompt, *, source: LanguageModel | Sequence[LanguageMode
         prompt: for the target: transferred, tuned there, or a manual template.
         source: the LM that answers, or several, whose mean distribution counts.
         teacher: the prompt that was tuned on the source for this task; one for each source.
-        inputs: unlabelled subjects. Inputs to which the source gives different answers are taken first, in this order.
+        inputs: unlabelled subjects, of which those are taken that the source is surest of, first of all with different
+            answers.
         count: how many.
 
     Returns:
@@ -56,8 +57,9 @@ def demonstrate(prompt: Prompt, *, source: LanguageModel | Sequence[LanguageMode
                                   "inputs")
     words = answerable(shared_anchors(*sources).words,
                        [(lm, made.template) for lm, made in zip(sources, teachers, strict=True)])
-    best = mean_answers(sources, teachers, inputs, words).argmax(-1).tolist()
-    shown = varied([Example(text, words[i]) for text, i in zip(inputs, best, strict=True)], count)
+    sureness, best = mean_answers(sources, teachers, inputs, words).max(-1)
+    answered = [Example(inputs[i], words[best[i]]) for i in sureness.argsort(descending=True, stable=True).tolist()]
+    shown = varied(answered, count)
     record = Demonstrated(prompt.history, tuple((example.subject, example.object) for example in shown),
                           tuple(lm.name for lm in sources), source_forwards=len(inputs) * len(sources))
     return replace(behind(shown, prompt), meta=record.as_json())

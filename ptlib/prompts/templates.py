@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import torch
 from torch import Tensor
@@ -218,9 +218,19 @@ class Batch:
         return lm.answer_logits(self.ids, self.mask, self.slots, vectors, self.answers, past)
 
 
+def cuts_of(layouts: Sequence[Layout]) -> list[int]:
+    """How many tokens of each layout an LM can read beforehand: those before the first prompt vector.
+
+    Without vectors it is what all layouts begin with, such as demonstrations.
+    """
+    columns = zip(*(layout.ids[:layout.answer] for layout in layouts), strict=False)
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return [layout.slots[0] if layout.slots else alike for layout in layouts]
+
+
 def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> Batch:
-    """Make a batch of layouts that are cut before their first prompt vector."""
-    cuts = [layout.slots[0] for layout in layouts]
+    """Make a batch of layouts that are cut where ``cuts_of`` says."""
+    cuts = cuts_of(layouts)
     rests = [Layout(layout.ids[cut:], [slot - cut for slot in layout.slots], layout.answer - cut)
              for layout, cut in zip(layouts, cuts, strict=True)]
     before = [tuple(layout.ids[:cut]) for layout, cut in zip(layouts, cuts, strict=True)]
@@ -241,11 +251,10 @@ def batches(layouts: Sequence[Layout], lm: LanguageModel, size: int = 256) -> It
     """Batches of layouts of similar length, each with the indices of its layouts.
 
     If padding changes the LM's logits, the layouts in a batch have equal lengths. If the LM can go on from what it has
-    read, they are cut before their first prompt vector.
+    read, they are cut where ``cuts_of`` says.
     """
     assert lm.proof is not None  # ``Template.layout`` needs the whole LM for ``max_length``, so it was tested
-    begin_alike = all(layout.slots[:1] <= [0] for layout in layouts)
-    make = collate if begin_alike or lm.prefixes is None else collate_after_prefixes
+    make = collate if lm.prefixes is None or not any(cuts_of(layouts)) else collate_after_prefixes
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
     groups = [order] if lm.proof.ignores_padding else [
         list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]

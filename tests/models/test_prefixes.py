@@ -62,6 +62,18 @@ def test_a_prefix_is_read_once(toys, monkeypatch):
     handle.remove()
 
 
+@pytest.mark.parametrize("text", ["[X] [Y]", "The capital of [X] is [Y]", "In France , Paris . In [X] , [Y]"])
+@pytest.mark.parametrize("name", REMEMBER)
+def test_what_all_texts_without_vectors_begin_with_is_read_once(tmp_path, monkeypatch, name, text):
+    lm = loaded(REMEMBER[name], tmp_path)
+    monkeypatch.setattr(lm.prefixes, "known", {})
+    layouts, vectors = Template(text).layout(lm, SUBJECTS), torch.zeros(0, lm.dim)
+    for rows, batch in batches(layouts, lm):
+        alone = torch.cat([collate([layouts[row]], lm.device).logits(lm, vectors) for row in rows])
+        torch.testing.assert_close(batch.logits(lm, vectors), alone, atol=1e-5, rtol=1e-4)
+    assert len(lm.prefixes.known) == (text != "[X] [Y]")
+
+
 def test_memory_is_bounded_and_changes_no_logits(toys, monkeypatch):
     lm = toys["gpt2"]
     monkeypatch.setattr(lm.prefixes, "known", {})

@@ -36,11 +36,12 @@ def test_the_answers_shown_are_the_sources(two):
     (source, _), (teacher, prompt) = two
     found = demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS)
     words = shared_anchors(source).words
-    own = {text: words[i] for text, i in zip(INPUTS, answer_distributions(source, teacher, INPUTS, words).argmax(-1),
-                                             strict=True)}
+    answers = dict(zip(INPUTS, answer_distributions(source, teacher, INPUTS, words), strict=True))
+    own = {text: words[found.argmax()] for text, found in answers.items()}
     assert len(found.history.shown) == 3
     assert all(own[text] == answer for text, answer in found.history.shown)
     assert len({answer for _, answer in found.history.shown}) == min(3, len(set(own.values())))
+    assert found.history.shown[0][0] == max(INPUTS, key=lambda text: answers[text].max()), "the surest comes first"
 
 
 def test_the_target_reads_them_with_its_vectors_in_each(two):
@@ -121,4 +122,4 @@ def test_what_cannot_be_shown(two):
     with pytest.raises(PromptMismatchError, match="made for"):
         demonstrate(prompt, source=target, teacher=teacher, inputs=INPUTS)
     with pytest.raises(PromptMismatchError, match="times"):
-        demonstrate(prompt, **asked, inputs=["[Y]", *INPUTS], count=1)
+        demonstrate(prompt, **asked, inputs=["[Y]"], count=1)
