@@ -26,7 +26,7 @@ from ..moving.demonstration import demonstrate
 from ..moving.transfer import transfer_many
 from ..parameters import listed
 from ..progress import progress_bar
-from ..prompts.history import Moved
+from ..prompts.history import Moved, Tuned
 from ..prompts.prompt import Prompt, demonstrated_prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
@@ -169,6 +169,11 @@ class Study:
         """Take mixtures of words to another LM. Unlike ``move``, this works for mixtures tuned on several LMs."""
         return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
 
+    def teachers(self, *tuned: Mapping[str, Prompts]) -> dict[str, dict[Any, Prompt]]:
+        """Of several {name: prompts}, for each LM and key the prompt with the best P@1 on its own dev examples."""
+        return {name: {key: max((prompts[name][key] for prompts in tuned), key=dev_p_at_1) for key in tuned[0][name]}
+                for name in self.lms}
+
     def distill(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
                 inputs: Mapping[str, Sequence[str]] | None, **options: Any) -> dict[Any, Prompt]:
         """Distil prompts on the target with ``refine_many``: they learn the source's answers, without labels.
@@ -263,6 +268,12 @@ class Study:
         order = list(self.short.values())
         table = scores.unstack().rename(index=self.short, columns=self.short)
         return table.reindex(index=order, columns=order)
+
+
+def dev_p_at_1(prompt: Prompt) -> float:
+    """P@1 of a tuned prompt on its dev examples."""
+    assert isinstance(prompt.history, Tuned)
+    return prompt.history.dev_p_at_1
 
 
 def target_passes(prompts: Prompts) -> float:
