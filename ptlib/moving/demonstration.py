@@ -27,7 +27,7 @@ __all__ = ["demonstrate"]
 
 
 def demonstrate(prompt: Prompt, *, source: LanguageModel | Sequence[LanguageModel], teacher: Prompt | Sequence[Prompt],
-                inputs: Sequence[str], count: int = 3) -> Prompt:
+                inputs: Sequence[str], count: int = 5) -> Prompt:
     """Put ``count`` inputs before the question, each with the source's answer.
 
     Args:

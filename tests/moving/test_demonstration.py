@@ -34,7 +34,7 @@ def two(toys):
 
 def test_the_answers_shown_are_the_sources(two):
     (source, _), (teacher, prompt) = two
-    found = demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS)
+    found = demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS, count=3)
     words = shared_anchors(source).words
     answers = dict(zip(INPUTS, answer_distributions(source, teacher, INPUTS, words), strict=True))
     own = {text: words[found.argmax()] for text, found in answers.items()}
@@ -86,7 +86,7 @@ def test_a_mixture_stays_one(toys, capitals, two, tmp_path):
     mixture = tune(toys["bert"], capitals, parameterization="mixture", num_vectors=2, epochs=1, progress=False)
     found = demonstrate(mixture, source=source, teacher=teacher, inputs=INPUTS)
     torch.testing.assert_close(found.on(toys["bert"]).vectors, found.vectors)
-    assert torch.equal(found.vectors, mixture.vectors.repeat(4, 1))
+    assert torch.equal(found.vectors, mixture.vectors.repeat(6, 1))
     found.save(tmp_path / "prompt.safetensors")
     loaded = Prompt.load(tmp_path / "prompt.safetensors")
     assert isinstance(loaded.history, Demonstrated) and loaded.history == found.history
