@@ -238,7 +238,7 @@ class Study:
             return {}
         return {name: self.score(name, self.templates(name), among) for name in self.lms}
 
-    def demonstrated(self, among: str = "all", count: int = 3) -> dict[str, Scores]:
+    def demonstrated(self, among: str = "all", count: int = 5) -> dict[str, Scores]:
         """Score ``demonstrated_prompt`` on each LM, with as many train facts in the text, new ones for each seed."""
         if not all(task.manual_template for task in self.tasks):
             return {}

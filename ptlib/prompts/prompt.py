@@ -227,7 +227,7 @@ def manual_prompt(lm: LanguageModel, task: Task) -> Prompt:
     return Prompt(torch.zeros(0, lm.dim), template_of(task), lm.name, lm.fingerprint, task.name, {"method": "manual"})
 
 
-def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 3, seed: int = 0) -> Prompt:
+def demonstrated_prompt(lm: LanguageModel, task: Task, count: int = 5, seed: int = 0) -> Prompt:
     """The manual template behind ``count`` train facts in its words (Brown et al. 2020).
 
     It costs no tuning, but a label for each fact, and it makes every text longer.
