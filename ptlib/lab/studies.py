@@ -203,10 +203,10 @@ class Study:
         return {key: calibrate(prompt, self.lms[target], source=self.lms[source], teacher=teachers[key],
                                inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
 
-    def demonstrate(self, prompts: Prompts, teachers: Prompts, source: str, inputs: Mapping[str, Sequence[str]],
-                    **options: Any) -> dict[Any, Prompt]:
-        """Put the source's answers before the question with ``demonstrate``. Arguments are those of ``calibrate``."""
-        return {key: demonstrate(prompt, source=self.lms[source], teacher=teachers[key],
+    def demonstrate(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
+                    inputs: Mapping[str, Sequence[str]], **options: Any) -> dict[Any, Prompt]:
+        """Show the source's answers before the question with ``demonstrate``. Arguments are those of ``calibrate``."""
+        return {key: demonstrate(prompt, self.lms[target], source=self.lms[source], teacher=teachers[key],
                                  inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
 
     # --- baselines ---

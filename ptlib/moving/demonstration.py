@@ -10,44 +10,49 @@ as right ones (Min et al. 2022, arXiv 2202.12837).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..errors import PromptTransferError
-from ..evaluation.candidates import answerable
+from ..errors import PromptMismatchError, PromptTransferError
 from ..evaluation.scores import mean_answers
 from ..models.lm import LanguageModel
 from ..prompts.history import Demonstrated
 from ..prompts.prompt import Prompt, behind, varied
+from ..prompts.templates import Template
 from ..tasks.task import Example
-from .anchors import shared_anchors
-from .selection import check_inputs, pairs
+from .selection import answer_words, check_inputs, pairs
 
 __all__ = ["demonstrate"]
 
 
-def demonstrate(prompt: Prompt, *, source: LanguageModel | Sequence[LanguageModel], teacher: Prompt | Sequence[Prompt],
-                inputs: Sequence[str], count: int = 5) -> Prompt:
-    """Put ``count`` inputs before the question, each with the source's answer.
+def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Sequence[LanguageModel],
+                teacher: Prompt | Sequence[Prompt], inputs: Sequence[str], count: int = 5,
+                candidates: Iterable[str] | None = None) -> Prompt:
+    """Put inputs before the question, each with the source's answer.
 
     Args:
-        prompt: for the target: transferred, tuned there, or a manual template.
+        prompt: for ``lm``: transferred, tuned there, or a manual template.
+        lm: the target.
         source: the LM that answers, or several, whose mean distribution counts.
         teacher: the prompt that was tuned on the source for this task; one for each source.
         inputs: unlabelled subjects, of which those are taken that the source is surest of, first of all with different
             answers.
-        count: how many.
+        count: how many are shown, or fewer if ``lm`` could not read the longest of the inputs behind them.
+        candidates: the words to answer with, such as the label words of a classification. By default, all words that
+            the LMs share.
 
     Returns:
-        The Prompt for the same LM. Its template holds the inputs and answers, its vectors (or mixture) are repeated in
-        each of them, and it has no ``offsets``. ``meta["demonstrated"]`` holds inputs and answers.
+        The Prompt. Its template holds the inputs and answers, its vectors (or mixture) are repeated in each of them,
+        and it has no ``offsets``. ``meta["demonstrated"]`` holds inputs and answers.
 
     Raises:
-        PromptMismatchError: a prompt was not made for its LM, or an input holds a slot such as [X].
+        PromptMismatchError: a prompt was not made for its LM, an input holds a slot such as [X], or ``lm`` can read
+            none of them before the question.
         PromptTransferError: there are fewer inputs than ``count``, or sources and teachers differ in number.
-        TaskError: there are no inputs, or some are not text.
-        AnchorError: the sources share no words.
+        TaskError: there are no inputs, some are not text, or fewer than two candidates are one token in every LM.
+        AnchorError: the LMs share no words.
     """
+    prompt.check(lm)
     sources, teachers = pairs(source, teacher)
     if not sources:
         raise PromptTransferError("no source given; expected source= and teacher=, whose answers are shown")
@@ -55,11 +60,21 @@ def demonstrate(prompt: Prompt, *, source: LanguageModel | Sequence[LanguageMode
     if not 1 <= count <= len(inputs):
         raise PromptTransferError(f"count={count} of {len(inputs)} inputs; expected a number from 1 to the number of "
                                   "inputs")
-    words = answerable(shared_anchors(*sources).words,
-                       [(lm, made.template) for lm, made in zip(sources, teachers, strict=True)])
+    words, _ = answer_words([(lm, prompt), *zip(sources, teachers, strict=True)], candidates)
     sureness, best = mean_answers(sources, teachers, inputs, words).max(-1)
     answered = [Example(inputs[i], words[best[i]]) for i in sureness.argsort(descending=True, stable=True).tolist()]
     shown = varied(answered, count)
+    while not fits(behind(shown, prompt), lm, inputs):
+        shown.pop()
+        if not shown:
+            raise PromptMismatchError(f"{lm.name} reads at most {lm.max_length} tokens, too few for an input before "
+                                      "the question; use the prompt as it is, or calibrate it")
     record = Demonstrated(prompt.history, tuple((example.subject, example.object) for example in shown),
-                          tuple(lm.name for lm in sources), source_forwards=len(inputs) * len(sources))
+                          tuple(one.name for one in sources), source_forwards=len(inputs) * len(sources))
     return replace(behind(shown, prompt), meta=record.as_json())
+
+
+def fits(prompt: Prompt, lm: LanguageModel, subjects: Sequence[str]) -> bool:
+    """Whether the LM can read each of the subjects whole in the prompt's template."""
+    longest = max(map(len, lm.tokenize_after(f" {subject}" for subject in subjects)))
+    return lm.max_length is None or Template(prompt.template).length(lm) + longest <= lm.max_length

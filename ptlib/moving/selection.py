@@ -27,7 +27,7 @@ from ..prompts.history import Selected
 from ..prompts.prompt import Prompt
 from .anchors import shared_anchors
 
-__all__ = ["agreement", "select"]
+__all__ = ["agreement", "answer_words", "check_inputs", "overlap", "pairs", "select"]
 
 
 def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str], *,
@@ -67,8 +67,8 @@ def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequenc
                candidates: Iterable[str] | None) -> tuple[dict[Any, float], int]:
     """``agreement``, and how many candidates were left out."""
     _check(lm, prompts, sources, teachers, inputs)
-    words, dropped = _words([*((lm, prompt) for prompt in prompts.values()), *zip(sources, teachers, strict=True)],
-                            candidates)
+    asked = [*((lm, prompt) for prompt in prompts.values()), *zip(sources, teachers, strict=True)]
+    words, dropped = answer_words(asked, candidates)
     given = {name: answer_distributions(lm, prompt, inputs, words) for name, prompt in prompts.items()}
     if sources:
         reference = mean_answers(sources, teachers, inputs, words)
@@ -106,7 +106,8 @@ def overlap(one: Tensor, other: Tensor) -> float:
     return torch.minimum(one, other).sum(-1).mean().item()
 
 
-def _words(asked: Sequence[tuple[LanguageModel, Prompt]], candidates: Iterable[str] | None) -> tuple[list[str], int]:
+def answer_words(asked: Sequence[tuple[LanguageModel, Prompt]],
+                 candidates: Iterable[str] | None) -> tuple[list[str], int]:
     """The candidates that are one token in every LM and template, and how many others there are."""
     lms = list(dict.fromkeys(lm for lm, _ in asked))
     given = list(shared_anchors(*lms).words) if candidates is None else sorted(set(candidates))

@@ -82,21 +82,10 @@ class Template:
                 after [Y].
             ModelLoadError: the LM has no embedding for some token.
         """
-        start, end = lm.frame
-        parts = self.parts
-        if lm.kind == "causal":
-            cut = parts.index("[Y]")
-            if "[X]" not in parts[:cut] or any(slot_count(part) for part in parts[cut:]):
-                raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
-                                          f"({lm.name}) does not see; put [Y] last")
-            parts, end = parts[:cut], []
-        if lm.loses_first_token and parts[0] == "[X]":
-            parts = [OPENING, *parts]
+        parts, start, end = self.read_by(lm)
         texts = tokenize_parts(lm, parts)
-        taken = (len(start) + len(end) + sum(len(ids) for ids in texts.values())
-                 + sum(slot_count(part) or part == "[Y]" for part in parts))
         layouts = []
-        for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), taken):
+        for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), self.length(lm)):
             ids, answer = list(start), None
             slots: list[int] = []
             for i, part in enumerate(parts):
@@ -114,6 +103,31 @@ class Template:
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
         check_ids(lm, layouts)
         return layouts
+
+    def read_by(self, lm: LanguageModel) -> tuple[list[str], list[int], list[int]]:
+        """The parts that an LM reads, and the token ids that its tokenizer puts before and after them.
+
+        Raises:
+            PromptMismatchError: a causal LM would need slots after [Y].
+        """
+        (start, end), parts = lm.frame, self.parts
+        if lm.kind == "causal":
+            cut = parts.index("[Y]")
+            if "[X]" not in parts[:cut] or any(slot_count(part) for part in parts[cut:]):
+                raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
+                                          f"({lm.name}) does not see; put [Y] last")
+            parts, end = parts[:cut], []
+        return [OPENING] * (lm.loses_first_token and parts[0] == "[X]") + parts, start, end
+
+    def length(self, lm: LanguageModel) -> int:
+        """How many tokens an LM reads, without those of the subject.
+
+        Raises:
+            PromptMismatchError: as ``read_by``.
+        """
+        parts, start, end = self.read_by(lm)
+        return (len(start) + len(end) + sum(map(len, tokenize_parts(lm, parts).values()))
+                + sum(slot_count(part) or part == "[Y]" for part in parts))
 
 
 def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[int]]:

@@ -21,6 +21,7 @@ from ptlib import (
 from ptlib.evaluation.scores import answer_distributions
 from ptlib.prompts.history import Demonstrated
 from ptlib.prompts.prompt import demonstrated_prompt, varied
+from ptlib.prompts.templates import Template
 
 INPUTS = ["France", "Peru", "Kenya", "Norway", "Japan", "Saint Helena"]
 
@@ -33,9 +34,9 @@ def two(toys):
 
 
 def test_the_answers_shown_are_the_sources(two):
-    (source, _), (teacher, prompt) = two
-    found = demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS, count=3)
-    words = shared_anchors(source).words
+    (source, target), (teacher, prompt) = two
+    found = demonstrate(prompt, target, source=source, teacher=teacher, inputs=INPUTS, count=3)
+    words = shared_anchors(source, target).words
     answers = dict(zip(INPUTS, answer_distributions(source, teacher, INPUTS, words), strict=True))
     own = {text: words[found.argmax()] for text, found in answers.items()}
     assert len(found.history.shown) == 3
@@ -47,7 +48,7 @@ def test_the_answers_shown_are_the_sources(two):
 def test_the_target_reads_them_with_its_vectors_in_each(two):
     """Against one sequence put together by hand: word embeddings with the prompt's vectors between them."""
     (source, target), (teacher, prompt) = two
-    found = demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS, count=2)
+    found = demonstrate(prompt, target, source=source, teacher=teacher, inputs=INPUTS, count=2)
     (one, first), (other, second) = found.history.shown
     pieces = [f". {one}", prompt.vectors, f" {first} . {other}", prompt.vectors, f" {second} . Cuba", prompt.vectors]
     embedded = [target.embeddings[target.tokenizer(piece)["input_ids"]] if isinstance(piece, str) else piece
@@ -61,20 +62,20 @@ def test_the_target_reads_them_with_its_vectors_in_each(two):
 
 
 def test_several_sources_answer_together(toys, two):
-    (source, _), (teacher, prompt) = two
+    (source, target), (teacher, prompt) = two
     other = toys["bert"]
     weak = replace(random_prompt(other, 2), vectors=torch.zeros(2, other.dim))
-    found = demonstrate(prompt, source=[source, other], teacher=[teacher, weak], inputs=INPUTS)
+    found = demonstrate(prompt, target, source=[source, other], teacher=[teacher, weak], inputs=INPUTS)
     assert found.history.sources == (source.name, other.name)
     assert found.history.source_forwards == 2 * len(INPUTS)
-    again = demonstrate(prompt, source=[source, source], teacher=[teacher, teacher], inputs=INPUTS)
-    assert again.template == demonstrate(prompt, source=source, teacher=teacher, inputs=INPUTS).template
+    again = demonstrate(prompt, target, source=[source, source], teacher=[teacher, teacher], inputs=INPUTS)
+    assert again.template == demonstrate(prompt, target, source=source, teacher=teacher, inputs=INPUTS).template
 
 
 def test_a_template_of_words_is_shown_in_its_words(two, capitals):
     (source, target), (teacher, _) = two
     manual = manual_prompt(target, capitals)
-    found = demonstrate(manual, source=source, teacher=teacher, inputs=INPUTS, count=1)
+    found = demonstrate(manual, target, source=source, teacher=teacher, inputs=INPUTS, count=1)
     [(text, answer)] = found.history.shown
     assert found.template == f"The capital of {text} is {answer} . The capital of [X] is [Y] ."
     by_hand = evaluate(target, replace(manual, template=found.template), capitals.test)
@@ -84,7 +85,7 @@ def test_a_template_of_words_is_shown_in_its_words(two, capitals):
 def test_a_mixture_stays_one(toys, capitals, two, tmp_path):
     (source, _), (teacher, _) = two
     mixture = tune(toys["bert"], capitals, parameterization="mixture", num_vectors=2, epochs=1, progress=False)
-    found = demonstrate(mixture, source=source, teacher=teacher, inputs=INPUTS)
+    found = demonstrate(mixture, toys["bert"], source=source, teacher=teacher, inputs=INPUTS)
     torch.testing.assert_close(found.on(toys["bert"]).vectors, found.vectors)
     assert torch.equal(found.vectors, mixture.vectors.repeat(6, 1))
     found.save(tmp_path / "prompt.safetensors")
@@ -93,6 +94,25 @@ def test_a_mixture_stays_one(toys, capitals, two, tmp_path):
     assert loaded.history.tuning_seed == 0 and loaded.history.passes == mixture.history.passes
     ranks = [evaluate(toys["bert"], one, capitals.test).ranks.tolist() for one in (found, loaded)]
     assert ranks[0] == ranks[1]
+
+
+def test_no_more_are_shown_than_the_target_can_read(two, monkeypatch):
+    (source, target), (teacher, prompt) = two
+    asked = {"source": source, "teacher": teacher, "inputs": INPUTS}
+    whole = demonstrate(prompt, target, **asked)
+    longest = max(len(layout.ids) for layout in Template(whole.template).layout(target, INPUTS))
+    for room, shown in ((longest, 5), (longest - 1, 4)):
+        monkeypatch.setattr(target, "max_length", room)
+        assert demonstrate(prompt, target, **asked).history.shown == whole.history.shown[:shown]
+    monkeypatch.setattr(target, "max_length", 8)
+    with pytest.raises(PromptMismatchError, match="at most 8 tokens"):
+        demonstrate(prompt, target, **asked)
+
+
+def test_only_candidates_are_answers(two):
+    (source, target), (teacher, prompt) = two
+    found = demonstrate(prompt, target, source=source, teacher=teacher, inputs=INPUTS, candidates=["Paris", "Lima"])
+    assert {answer for _, answer in found.history.shown} <= {"Paris", "Lima"}
 
 
 def test_new_answers_come_first():
@@ -114,12 +134,14 @@ def test_what_cannot_be_shown(two):
     asked = {"source": source, "teacher": teacher}
     for count in (0, 7):
         with pytest.raises(PromptTransferError, match=f"count={count} of 6 inputs"):
-            demonstrate(prompt, **asked, inputs=INPUTS, count=count)
+            demonstrate(prompt, target, **asked, inputs=INPUTS, count=count)
     with pytest.raises(TaskError, match="no inputs"):
-        demonstrate(prompt, **asked, inputs=[])
+        demonstrate(prompt, target, **asked, inputs=[])
     with pytest.raises(PromptTransferError, match="no source"):
-        demonstrate(prompt, source=[], teacher=[], inputs=INPUTS)
+        demonstrate(prompt, target, source=[], teacher=[], inputs=INPUTS)
     with pytest.raises(PromptMismatchError, match="made for"):
-        demonstrate(prompt, source=target, teacher=teacher, inputs=INPUTS)
+        demonstrate(prompt, target, source=target, teacher=teacher, inputs=INPUTS)
+    with pytest.raises(PromptMismatchError, match="made for"):
+        demonstrate(teacher, target, **asked, inputs=INPUTS)
     with pytest.raises(PromptMismatchError, match="times"):
-        demonstrate(prompt, **asked, inputs=["[Y]"], count=1)
+        demonstrate(prompt, target, **asked, inputs=["[Y]"], count=1)
