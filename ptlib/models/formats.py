@@ -218,8 +218,8 @@ class GgufFiles(ModelFiles):
         """Inside this context, transformers takes our reader: it would read the file's words anew at each step."""
         import gguf
 
-        theirs: Any = gguf.GGUFReader
-        gguf.GGUFReader = lambda path: self.reader  # type: ignore[assignment, misc]  # for transformers alone
+        ours, theirs = self.reader, cast(Any, gguf.GGUFReader)
+        gguf.GGUFReader = lambda path: ours  # type: ignore[assignment, misc]  # for transformers alone
         try:
             yield
         finally:
