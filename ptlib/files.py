@@ -61,15 +61,10 @@ def remembered(hash_file: Callable[[Path], str]) -> Callable[[Path], str]:
 
     @cache
     def of_stamp(stamp: Stamp) -> str:
-        cached = cache_folder("hashes") / text_digest(repr((hash_file.__name__, stamp)))
-        large = stamp[1] >= LARGE
-        if large and cached.is_file():
-            return cached.read_text(encoding="utf-8")
-        digest = hash_file(Path(stamp[0]))
-        if large:
-            with suppress(OSError):  # without a writable cache, the next process only hashes the file again
-                write_text(cached, digest)
-        return digest
+        def make() -> str:
+            return hash_file(Path(stamp[0]))
+
+        return kept("hashes", (hash_file.__name__, stamp), make) if stamp[1] >= LARGE else make()
 
     return lambda path: of_stamp(stamp_of(path))
 

@@ -24,7 +24,7 @@ from ..moving.methods import METHODS
 from ..moving.relative import encode
 from ..moving.transfer import transfer
 from ..prompts.history import Calibrated, Moved
-from ..prompts.prompt import Prompt, manual_prompt
+from ..prompts.prompt import Prompt, default_template, manual_prompt
 from ..sweep import store
 from ..tasks.loading import title_of
 from ..tasks.task import Task
@@ -135,15 +135,24 @@ class Exploration:
         """The lines that make ``moved`` and its P@1 again, with ptlib alone."""
         return code_of(self)
 
-    def __repr__(self) -> str:
-        about = self.history
+    @property
+    def title(self) -> str:
+        """The task and the models."""
         names = [" + ".join(Path(lm.name).name for lm in self.sources), Path(self.target.name).name]
+        return f"{title_of(self.task.name)}: {' → '.join(names)}"
+
+    @property
+    def summary(self) -> str:
+        """How the prompt was moved, and its fit."""
+        about = self.history
         ridge = [f"ridge {about.options['ridge']:g}"] if isinstance(about.options.get("ridge"), float) else []
         scaled = [] if METHODS[about.method].normalize == "none" else [f"normalisation {about.normalize}"]
         record = self.moved.history
         meant = [f"calibrated {record.strength:g}"] if isinstance(record, Calibrated) else []
-        setting = [about.method, *ridge, *scaled, f"{about.anchors} anchors", *meant, f"fit {self.fit:.2f}"]
-        return f"{title_of(self.task.name)}: {' → '.join(names)}\n{', '.join(setting)}"
+        return ", ".join([about.method, *ridge, *scaled, f"{about.anchors} anchors", *meant, f"fit {self.fit:.2f}"])
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self.summary}"
 
     def _repr_png_(self) -> bytes:
         return as_png(draw(self))
@@ -240,7 +249,7 @@ def explore(prompt: Prompt | Sequence[Prompt], direct: Prompt, *, source: Langua
 
 
 class Explorer:
-    """LMs and tasks to choose from, and the prompts that were tuned so far.
+    """LMs and tasks to choose from, and the prompts that were tuned so far, all in one template that suits the LMs.
 
     Args:
         lms, tasks: the choices that a ``panel`` offers; at least one of each.
@@ -267,7 +276,8 @@ class Explorer:
                    if any((names, task.name, seed, parameterization) not in self.prompts for seed in seeds)]
         if missing:
             found = store.tuned(lms if len(lms) > 1 else lms[0], missing, seeds=seeds, epochs=self.epochs,
-                                num_vectors=self.num_vectors, parameterization=parameterization, progress=progress)
+                                template=default_template(self.num_vectors, *self.lms),
+                                parameterization=parameterization, progress=progress)
             self.prompts |= {(names, name, seed, parameterization): prompt for (seed, name), prompt in found.items()
                              if (names, name, seed, parameterization) not in self.prompts}
 

@@ -44,11 +44,10 @@ def results_shown(exploration: Exploration, linked: LinkedMap, pinned: Explorati
         tuned: the same setting with the mixture as it was tuned, whose heaviest words are the bars; the exploration
             itself if None.
     """
-    title, _, setting = repr(exploration).partition("\n")
     sides = {"source": (exploration.prompts[0], exploration.sources[0]),
              "target": (exploration.moved, exploration.target)}
     return {
-        "title": title, "setting": setting, "code": exploration.code,
+        "title": exploration.title, "setting": exploration.summary, "code": exploration.code,
         "subjects": [example.subject for example in exploration.outcome.examples],
         "stars": {side: _rounded(linked.planes[side].of(prompt.vectors), 4) for side, (prompt, _) in sides.items()},
         "cosines": {side: _rounded(100 * encode(*both, linked.words).T, 0) for side, both in sides.items()},

@@ -316,9 +316,8 @@ def _place(key: str) -> tuple[int, str]:
 
 
 def _described(past: Past) -> str:
-    title, _, setting = repr(past.exploration).partition("\n")
     changed = [f"{key.partition(' ')[2]} {weight:.0%}" for key, weight in past.weights.items()]
-    return f"{past.number}. {', '.join([setting, *changed, title])}"
+    return f"{past.number}. {', '.join([past.exploration.summary, *changed, past.exploration.title])}"
 
 
 def _exported(exploration: Exploration, what: str) -> tuple[str, str, bytes]:

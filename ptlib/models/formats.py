@@ -11,11 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+import transformers
 from huggingface_hub import constants, get_session, snapshot_download
 from safetensors import safe_open
 from torch import Tensor
@@ -33,6 +36,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 
 from ..errors import ModelLoadError, first_line
+from ..files import content_digest, kept
 from ..progress import progress_bar
 from .fingerprints import Checkpoint
 from .lm import input_table, kind_of
@@ -42,6 +46,7 @@ __all__ = ["FORMATS", "GgufFiles", "HuggingFaceFiles", "ModelFiles", "format_of"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")  # in the order that transformers prefers
+SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "chat_template")  # of a GGUF file's tokenizer
 EMBEDDINGS = "token_embd.weight"  # GGUF's name of the input embeddings
 AUTO = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
@@ -174,9 +179,9 @@ class GgufFiles(ModelFiles):
 
     @cached_property
     def reader(self) -> Any:
-        from gguf import GGUFReader  # an optional dependency
+        from .gguf_reader import Reader  # needs an optional dependency
 
-        return GGUFReader(self.path)
+        return Reader(self.path)
 
     def config(self) -> Any:
         names = {tensor.name for tensor in self.reader.tensors}  # raises if the file is truncated
@@ -192,16 +197,29 @@ class GgufFiles(ModelFiles):
         return config
 
     def tokenizer(self) -> Any:
+        """It is built from the file's words once, which takes long for many words, and kept in the user's cache."""
+        key = [*map(content_digest, map(Path, (self.path, __file__))),
+               *map(version, ("transformers", "tokenizers", "gguf"))]
+        name, settings, content = kept("tokenizers", key, self.build_tokenizer)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "tokenizer.json"
+            file.write_text(content, encoding="utf-8")
+            return getattr(transformers, name)(tokenizer_file=str(file), **settings)
+
+    def build_tokenizer(self) -> tuple[str, dict[str, Any], str]:
+        """The class of the tokenizer, its settings, and its tokenizer.json."""
         with self.read_once():
-            return AutoTokenizer.from_pretrained(**self.read)
+            tokenizer = AutoTokenizer.from_pretrained(**self.read)
+        settings = {key: value for key, value in tokenizer.init_kwargs.items() if key in SETTINGS}
+        return type(tokenizer).__name__, settings | tokenizer.special_tokens_map, tokenizer.backend_tokenizer.to_str()
 
     @contextmanager
     def read_once(self) -> Iterator[None]:
         """Inside this context, transformers takes our reader: it would read the file's words anew at each step."""
         import gguf
 
-        theirs: Any = gguf.GGUFReader
-        gguf.GGUFReader = lambda path: self.reader  # type: ignore[assignment, misc]  # for transformers alone
+        ours, theirs = self.reader, cast(Any, gguf.GGUFReader)
+        gguf.GGUFReader = lambda path: ours  # type: ignore[assignment, misc]  # for transformers alone
         try:
             yield
         finally:

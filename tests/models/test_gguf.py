@@ -1,6 +1,7 @@
 """GGUF files: written here at toy size in several quantizations, and read as the model that they are."""
 
 import json
+import os
 from copy import deepcopy
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 from conftest import SENTENCES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ptlib import ModelLoadError, evaluate, load_lm, random_prompt, shared_anchors, transfer
+from ptlib.models.formats import GgufFiles
 
 gguf = pytest.importorskip("gguf")
 WIDTH, HEADS = 64, 4  # quantized rows come in blocks of 32
@@ -30,6 +32,13 @@ def byte_level():
         vocab_size=900, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     end = "<|endoftext|>"
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A user's cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ptlib"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,36 @@ def name_of(parameter):
     raise KeyError(parameter)
 
 
-def write(path, model, tokenizer, kind=TYPES.F32, *, architecture="llama", with_tokenizer=True):
+def add_byte_level(writer, tokenizer):
+    about = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if i == 0 else gguf.TokenType.NORMAL for i in range(len(tokens))])
+    writer.add_token_merges([" ".join(pair) for pair in about["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_unk_token_id(0)
+
+
+def add_pieces(writer, tokenizer):
+    """Words with scores and without merges, as Gemma's files have them."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    words = ["▁" + word for word in ("capital", "of", "France", "is", "Paris")]
+    parts = [word[:end] for word in words for end in range(1, len(word) + 1)]
+    tokens = list(dict.fromkeys([*special, *"▁abcdefghijklmnopqrstuvwxyzFP", *parts]))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL
+                            for token in tokens])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_pad_token_id(0)
+
+
+def write(path, model, tokenizer, kind=TYPES.F32, *, architecture="llama", add_tokenizer=add_byte_level):
     """As llama.cpp's converter does; matrices in ``kind``, vectors in float32."""
     config, writer = model.config, gguf.GGUFWriter(str(path), architecture)
     writer.add_vocab_size(config.vocab_size)
@@ -70,17 +108,7 @@ def write(path, model, tokenizer, kind=TYPES.F32, *, architecture="llama", with_
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_rope_freq_base(10000.0)
-    if with_tokenizer:
-        about = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-        tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(tokens)
-        writer.add_token_types([gguf.TokenType.CONTROL if i == 0 else gguf.TokenType.NORMAL
-                                for i in range(len(tokens))])
-        writer.add_token_merges([" ".join(pair) for pair in about["merges"]])
-        writer.add_bos_token_id(0)
-        writer.add_eos_token_id(0)
-        writer.add_unk_token_id(0)
+    add_tokenizer(writer, tokenizer)
     for parameter, weight in model.state_dict().items():
         values = weight.float().numpy()
         if "q_proj" in parameter or "k_proj" in parameter:  # the rows of each head are interleaved
@@ -146,6 +174,71 @@ def test_a_changed_file_is_read_again(llama, tmp_path):
     assert load_lm(path).fingerprint != known
 
 
+@pytest.mark.parametrize("endian", gguf.GGUFEndian)
+def test_the_metadata_are_those_of_the_plain_reader(tmp_path, endian):
+    from ptlib.models.gguf_reader import Reader
+
+    path = tmp_path / "toy.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama", endianess=endian)
+    writer.add_array("words", ["", "Zürich", " a", "法国"])
+    writer.add_array("whole", list(range(-3, 300)))
+    writer.add_array("rational", [0.5, -1e9])
+    writer.add_array("switches", [True, False])
+    writer.add_array("one", ["alone"])
+    writer.add_array("nested", [[1, 2], [3, 4]])
+    writer.add_string("text", "no array")
+    writer.add_tensor("weight", np.ones((2, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours, plain = Reader(path), gguf.GGUFReader(path)
+    assert list(ours.fields) == list(plain.fields)
+    for name, field in plain.fields.items():
+        own = ours.fields[name]
+        assert (own.offset, own.types, own.data) == (field.offset, field.types, field.data), name
+        assert [(part.dtype, part.tolist()) for part in own.parts] == [
+            (part.dtype, part.tolist()) for part in field.parts], name
+    assert ours.get_field("words").contents() == ["", "Zürich", " a", "法国"]
+    assert [tensor.data.tolist() for tensor in ours.tensors] == [tensor.data.tolist() for tensor in plain.tensors]
+
+
+@pytest.mark.parametrize(("architecture", "add_tokenizer", "kind"), [
+    ("llama", add_byte_level, "TokenizersBackend"), ("gemma3", add_pieces, "GemmaTokenizer")])
+def test_its_tokenizer_is_kept_and_the_one_of_transformers(llama, tmp_path, cache, architecture, add_tokenizer, kind):
+    path = write(tmp_path / "toy.gguf", *llama, architecture=architecture, add_tokenizer=add_tokenizer)
+    plain = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    assert type(plain).__name__ == kind
+
+    def check(tokenizer):
+        assert type(tokenizer) is type(plain)
+        assert tokenizer.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
+        assert tokenizer.special_tokens_map == plain.special_tokens_map
+        assert tokenizer.all_special_ids == plain.all_special_ids
+        assert tokenizer.padding_side == plain.padding_side
+        for text in ("The capital of France is Paris .", "  is <eos> <|endoftext|> of\n", ""):
+            assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]
+
+    check(GgufFiles(str(path)).tokenizer())
+    [entry] = (cache / "tokenizers").glob("*")
+    kept = entry.read_text(encoding="utf-8")
+    check(GgufFiles(str(path)).tokenizer())
+    entry.write_text(kept.replace("France", "Narnia"), encoding="utf-8")
+    check(GgufFiles(str(path)).tokenizer())
+    assert entry.read_text(encoding="utf-8") == kept
+
+
+def test_its_fingerprint_does_not_depend_on_what_is_kept(llama, tmp_path, cache):
+    path = write(tmp_path / "toy.gguf", *llama)
+    built = load_lm(path)
+    known = built.fingerprint
+    os.utime(path, (0, 0))  # so that it is read again
+    kept = load_lm(path)
+    assert kept is not built and len(list((cache / "tokenizers").iterdir())) == 1
+    assert kept.fingerprint == known and kept.words == built.words
+    assert kept.digest == built.digest is not None
+
+
 def test_files_that_cannot_be_read_are_told(llama, tmp_path):
     whole = write(tmp_path / "whole.gguf", *llama).read_bytes()
     cases = {"cut": whole[:len(whole) // 2], "head": whole[:40], "empty": b"", "other": b"no GGUF at all" * 9}
@@ -155,7 +248,7 @@ def test_files_that_cannot_be_read_are_told(llama, tmp_path):
         for embeddings_only in (True, False):
             with pytest.raises(ModelLoadError, match=rf"{name}.gguf.*expected a GGUF file"):
                 load_lm(path, embeddings_only=embeddings_only)
-    without = write(tmp_path / "without.gguf", *llama, with_tokenizer=False)
+    without = write(tmp_path / "without.gguf", *llama, add_tokenizer=lambda writer, tokenizer: None)
     with pytest.raises(ModelLoadError, match="it has no tokenizer"):
         load_lm(without)
     unknown = write(tmp_path / "unknown.gguf", *llama, architecture="mamba")
