@@ -24,7 +24,7 @@ from ..moving.methods import METHODS
 from ..moving.relative import encode
 from ..moving.transfer import transfer
 from ..prompts.history import Calibrated, Moved
-from ..prompts.prompt import Prompt, default_template, manual_prompt
+from ..prompts.prompt import Prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import title_of
 from ..tasks.task import Task
@@ -249,7 +249,7 @@ def explore(prompt: Prompt | Sequence[Prompt], direct: Prompt, *, source: Langua
 
 
 class Explorer:
-    """LMs and tasks to choose from, and the prompts that were tuned so far, all in one template that suits the LMs.
+    """LMs and tasks to choose from, and the prompts that were tuned so far.
 
     Args:
         lms, tasks: the choices that a ``panel`` offers; at least one of each.
@@ -276,8 +276,7 @@ class Explorer:
                    if any((names, task.name, seed, parameterization) not in self.prompts for seed in seeds)]
         if missing:
             found = store.tuned(lms if len(lms) > 1 else lms[0], missing, seeds=seeds, epochs=self.epochs,
-                                template=default_template(self.num_vectors, *self.lms),
-                                parameterization=parameterization, progress=progress)
+                                num_vectors=self.num_vectors, parameterization=parameterization, progress=progress)
             self.prompts |= {(names, name, seed, parameterization): prompt for (seed, name), prompt in found.items()
                              if (names, name, seed, parameterization) not in self.prompts}
 

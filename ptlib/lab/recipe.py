@@ -42,7 +42,7 @@ def _prompts(exploration: Exploration) -> list[str]:
         record = record.before
     if not isinstance(record, Tuned):
         return ['prompts = [ptlib.Prompt.load("source.safetensors")]  # one for each source, as it was given']
-    given = {"template": prompt.template, "epochs": record.epochs, "seed": record.seed}
+    given = {"num_vectors": len(prompt.vectors), "epochs": record.epochs, "seed": record.seed}
     if prompt.mixture is None:
         return [f"prompts = [ptlib.tune(source, task, {_keywords(given)}) for source in sources]"]
     lines = [f'mixture = ptlib.tune(sources, task, parameterization="mixture", {_keywords(given)})']

@@ -31,6 +31,6 @@ class Reader(GGUFReader):
         unpack = struct.Struct(">Q" if kind.dtype.newbyteorder("=") != kind.dtype else "<Q").unpack_from
         for _ in range(count):
             size, text = end, end + 8
-            end = text + unpack(data, size)[0]
+            end = text + unpack(data.data, size)[0]
             parts += data[size:text].view(length.dtype), data[text:end]
         return end - orig_offs, parts, list(range(3, 3 + 2 * count, 2)), types
