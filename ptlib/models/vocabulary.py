@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders
 
 from ..errors import ModelLoadError
 from ..files import content_digest, kept, text_digest
@@ -19,8 +18,6 @@ __all__ = ["APART", "Vocabulary", "spellings"]
 APART = '"'  # a character that tokenizers hardly ever join with a word
 TRIED = 2000  # the number of tokens on which ``spellings`` compares the readings of a vocabulary
 LARGE = 2**14  # tokens; the words of a smaller vocabulary are found as fast as they are read from the cache
-MANY = 1 / 8  # of a vocabulary's tokens; to look up so many words, it pays to read the vocabulary before
-MARK = "▁"  # stands for the space in the tokens of SentencePiece
 
 
 class Vocabulary:
@@ -120,9 +117,6 @@ class Vocabulary:
         """
         words, ids = list(words), self._ids.setdefault(place, {})
         new = [word for word in dict.fromkeys(words) if word not in ids]
-        if place == " " and len(new) > MANY * self.vocab_size and self._spaced is not None:
-            ids |= {word: None for word in new if word not in self._spaced and MARK not in word}
-            new = [word for word in new if word not in ids]
         special = set(self.tokenizer.all_special_ids)
         for word, tokens in zip(new, self.tokenize_at(new, place), strict=True):
             # A tokenizer may have tokens for which the model has no embedding.
@@ -185,21 +179,8 @@ class Vocabulary:
                                  tokenizers.__version__, content_digest(Path(__file__))]))
 
     @cached_property
-    def _texts(self) -> list[str] | None:
-        """The text of each token, by id; None if it is not certain that only this text becomes the token."""
-        certain = self.digest is not None and is_lossless(self.tokenizer.backend_tokenizer)
-        return decoded(self.tokenizer, range(len(self.tokenizer))) if certain else None
-
-    @cached_property
-    def _spaced(self) -> frozenset[str] | None:
-        """What stands behind the space in the texts of tokens that begin with one. No other word is one token there."""
-        return None if self._texts is None else frozenset(text[1:] for text in self._texts if text[:1] == " ")
-
-    @cached_property
     def _spellings(self) -> list[str]:
-        """The text of each token, by id, without the space before it."""
-        if self._texts is not None:
-            return [text.strip() for text in self._texts]
+        """The text of each token, by id."""
         return spellings(self.tokenizer, lambda words: self.word_ids(words))
 
 
@@ -229,38 +210,6 @@ def spellings(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int |
     # A wrong reading recovers some tokens, too. So the tokenizer's own decoder counts unless another is clearly better.
     right = best if recovered(best) > 2 * recovered(own) else own
     return [word.strip() for word in right(range(len(tokenizer)))]
-
-
-def is_lossless(backend: tokenizers.Tokenizer) -> bool:
-    """Whether a token stands for one text alone, to the character, so that a text with no token of its own is several.
-
-    That is known of byte-pair encoding if nothing is lower-cased, stripped or dropped on the way: of bytes, or of
-    characters with a mark for the space. Of other tokenizers it is not known.
-    """
-    model = backend.model
-    if not isinstance(model, models.BPE) or any(
-            (model.dropout, model.continuing_subword_prefix, model.end_of_word_suffix)):
-        return False
-    if any(token.lstrip or token.rstrip for token in backend.get_added_tokens_decoder().values()):
-        return False
-    normalizer, split, decoder = (None if part is None else json.loads(part.__getstate__())
-                                  for part in (backend.normalizer, backend.pre_tokenizer, backend.decoder))
-    steps = [] if split is None else split.get("pretokenizers", [split])
-    kinds = {step["type"] for step in steps}
-    if kinds - {"Split", "Digits", "ByteLevel"} or any(
-            step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
-        return False
-    if "ByteLevel" in kinds:
-        known = all(backend.token_to_id(letter) is not None for letter in pre_tokenizers.ByteLevel.alphabet())
-        return known and normalizer is None and decoder is not None and decoder["type"] == "ByteLevel"
-    known = all(token and backend.token_to_id(token) is not None for token in (MARK, model.unk_token))
-    return known and normalizer == replacement(" ", MARK) and decoder == {
-        "type": "Sequence", "decoders": [replacement(MARK, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]}
-
-
-def replacement(old: str, new: str) -> dict[str, Any]:
-    """How a tokenizer's file describes that one text takes the place of another."""
-    return {"type": "Replace", "pattern": {"String": old}, "content": new}
 
 
 def is_plausible(word: str) -> bool:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import SENTENCES
 from families import LETTERS, SMALL, WORDS, begin, pieces, tokenizer_of
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from ptlib import AnchorError, Example, LanguageModel, Prompt, TaskError, evaluate, random_prompt, shared_anchors
-from ptlib.models.vocabulary import LARGE, Vocabulary, is_lossless
+from ptlib.models.vocabulary import LARGE, Vocabulary
 from ptlib.prompts.templates import Template
 
 SOME = ["capital", "Paris", "people", "windows"]
@@ -268,46 +268,6 @@ def test_the_token_of_an_answer_is_the_one_that_stands_there(name):
             assert i == whole[len(start)] == lm.words_at(place)[word]
     if name != "bert":
         assert not set(lm.words_at('"').values()) & set(lm.words.values()), "other tokens than behind a space"
-
-
-@pytest.mark.parametrize("name", ["byte level", "gemma"])
-def test_many_words_have_the_ids_that_each_has_alone(name):
-    """Of many words, those that are no token's text are not tokenized: it is known that they are several tokens."""
-    decoder = {"byte level": decoders.ByteLevel(), "gemma": decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])}[name]
-    tokenizer = byte_level(SPECIAL) if name == "byte level" else Tokenizer(models.BPE(
-        {token: i for i, token in enumerate([*SPECIAL, "▁", *LETTERS, "▁P", "▁Pa", "▁Par", "a▁", "▁a▁"])},
-        [("▁", "P"), ("▁P", "a"), ("▁Pa", "r"), ("a", "▁"), ("▁", "a▁")], unk_token="<unk>", byte_fallback=True))
-    if name == "gemma":
-        tokenizer.normalizer = normalizers.Replace(" ", "▁")
-        tokenizer.add_special_tokens(SPECIAL)
-    tokenizer.decoder = decoder
-    assert is_lossless(tokenizer)
-    many, alone = (lm_of(tokenizer) for _ in range(2))
-    words = [*many._spellings, *WORDS, *LETTERS, "", "a▁", "▁", "Par", "法", "\ufffd", "<mask>", " Paris", "strange"]
-    words += [f"{word}{i}" for i, word in enumerate(words)]
-    assert many.word_ids(words) == [alone.word_ids([word])[0] for word in words]
-    assert "_spaced" in vars(many) and "_spaced" not in vars(alone)
-    assert any(i is not None for i in many.word_ids(words))
-
-
-def alike(change) -> Tokenizer:
-    tokenizer = byte_level(SPECIAL, decoder=decoders.ByteLevel())
-    change(tokenizer)
-    return tokenizer
-
-
-@pytest.mark.parametrize("change", [
-    lambda it: setattr(it, "normalizer", normalizers.Lowercase()), lambda it: setattr(it, "decoder", None),
-    lambda it: setattr(it, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
-    lambda it: setattr(it, "pre_tokenizer", pre_tokenizers.Whitespace()),
-    lambda it: setattr(it, "pre_tokenizer", pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)])),
-    lambda it: it.add_tokens([AddedToken("Paris", lstrip=True)])],
-    ids=["lower case", "no decoder", "a space before", "spaces dropped", "spaces removed", "a space swallowed"])
-def test_where_texts_may_share_a_token_nothing_is_taken_for_certain(change):
-    assert is_lossless(alike(lambda it: None))
-    assert not is_lossless(alike(change))
 
 
 def test_ranks_are_of_the_tokens_that_stand_there():
