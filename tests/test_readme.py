@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from documents import assert_alike, printed, with_output
@@ -43,9 +43,9 @@ def test_figures_are_those_of_the_notebooks():
 
 
 def test_the_figure_of_the_idea_is_the_one_that_is_drawn(tmp_path):
-    matplotlib.rcdefaults()
     drawn, kept = tmp_path / "idea.png", IMAGES / "idea.png"
-    drawn.write_bytes(as_png(idea()))
+    with plt.style.context("default"):
+        drawn.write_bytes(as_png(idea()))
     pictures = [np.asarray(Image.open(path).convert("L"), dtype=float) for path in (drawn, kept)]
     assert pictures[0].shape == pictures[1].shape
     assert np.abs(pictures[0] - pictures[1]).mean() < 1  # of 255: another font renderer blurs letters otherwise

@@ -39,7 +39,7 @@ def idea() -> Figure:
     """
     relative = relative_representation(PROMPT, SOURCE)
     found = closed_form(relative, TARGET) * PROMPT.norm()
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     here, between, there = figure.subplots(1, 3, width_ratios=[1, 1.15, 1])
     _draw_space(here, SOURCE, PROMPT, "1. tuned on the source")
     _draw_space(there, TARGET, found, "3. the vector of the target\nwith nearly the same cosines")
@@ -66,7 +66,7 @@ def _draw_space(ax: Axes, words: Tensor, vector: Tensor, title: str) -> None:
         ax.plot(x, y, **({"marker": "*", "ms": 16} if name == "prompt" else {"marker": "o", "ms": 5}), **told)
         ax.annotate(name, (x, y), (right, up), textcoords="offset points", fontsize=11, va="center",
                     ha="left" if x > 0 else "right", weight="bold" if name == "prompt" else "normal")
-    ax.set(xlim=(-2.3, 2.1), ylim=(-1.4, 1.6), title=title, aspect="equal", xticks=[], yticks=[],
+    ax.set(xlim=(-2.6, 2.2), ylim=(-1.4, 1.6), title=title, aspect="equal", xticks=[], yticks=[],
            xlabel="embedding space")
 
 
