@@ -57,15 +57,16 @@ def idea() -> Figure:
 
 
 def _draw_space(ax: Axes, words: Tensor, vector: Tensor, title: str) -> None:
-    """Draw words as arrows from the origin, and a prompt's vector as a star."""
+    """Draw words as lines from the origin, and a prompt's vector as a star."""
     named = [*zip(WORDS, words, strict=True), ("prompt", vector)]
     for name, point in named:
         (x, y), (right, up) = point.tolist(), (10 * point / point.norm()).tolist()
-        told = {"color": "0.1", "lw": 2} if name == "prompt" else {"color": "0.6"}
-        ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-", **told})
-        ax.plot(x, y, **({"marker": "*", "ms": 16} if name == "prompt" else {"marker": "o", "ms": 5}), **told)
+        color, width, marker, size, weight = (("0.1", 2, "*", 16, "bold") if name == "prompt" else
+                                              ("0.6", 1, "o", 5, "normal"))
+        ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-", "color": color, "lw": width})
+        ax.plot(x, y, marker, color=color, ms=size)
         ax.annotate(name, (x, y), (right, up), textcoords="offset points", fontsize=11, va="center",
-                    ha="left" if x > 0 else "right", weight="bold" if name == "prompt" else "normal")
+                    ha="left" if x > 0 else "right", weight=weight)
     ax.set(xlim=(-2.6, 2.2), ylim=(-1.4, 1.6), title=title, aspect="equal", xticks=[], yticks=[],
            xlabel="embedding space")
 
