@@ -74,7 +74,7 @@ test: $(INSTALLED)
 notebooks: $(INSTALLED)
 	TQDM_DISABLE=1 PTLIB_STORE=$(CURDIR)/runs/prompts $(BIN)/python -m ptlib.lab.execute $(NOTEBOOKS)
 
-# The README's figures are those of the notebooks that it names.
+# The README's figures: the idea, drawn, and those of the notebooks that it names.
 figures: $(INSTALLED)
 	$(BIN)/python -m ptlib.lab.figures
 

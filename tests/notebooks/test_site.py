@@ -57,8 +57,8 @@ def site(tmp_path_factory) -> dict[Path, Page]:
 def test_every_notebook_and_page_is_there(site):
     notebooks = [path.relative_to(ROOT).with_suffix(".html") for path in (ROOT / "notebooks").rglob("*.ipynb")
                  if ".ipynb_checkpoints" not in path.parts]
-    pages = [Path(name) for name in ("README.html", "CONTRIBUTING.html", "CHANGELOG.html", "notebooks/glossary.html",
-                                     "notebooks/site/index.html", "notebooks/site/api.html")]
+    pages = [Path(name) for name in ("README.html", "CONTRIBUTING.html", "CHANGELOG.html", "notebooks/glossary.html")]
+    pages += [path.relative_to(ROOT).with_suffix(".html") for path in (ROOT / "notebooks" / "site").glob("*.md")]
     assert not {*notebooks, *pages} - site.keys()
 
 
