@@ -42,17 +42,20 @@ def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Se
             the LMs share.
 
     Returns:
-        The Prompt. Its template holds the inputs and answers, its vectors (or mixture) are repeated in each of them,
-        and it has no ``offsets``. ``meta["demonstrated"]`` holds inputs and answers.
+        The Prompt. Its template holds the inputs and answers, its vectors (or mixture) are repeated in each of them.
+        ``meta["demonstrated"]`` holds inputs and answers.
 
     Raises:
-        PromptMismatchError: a prompt was not made for its LM, an input holds a slot such as [X], or ``lm`` can read
-            none of them before the question.
+        PromptMismatchError: a prompt was not made for its LM, ``prompt`` is calibrated already, an input holds a slot
+            such as [X], or ``lm`` can read none of them before the question.
         PromptTransferError: there are fewer inputs than ``count``, or sources and teachers differ in number.
         TaskError: there are no inputs, some are not text, or fewer than two candidates are one token in every LM.
         AnchorError: the LMs share no words.
     """
     prompt.check(lm)
+    if prompt.offsets is not None:
+        raise PromptMismatchError("the prompt is calibrated for the question alone; show demonstrations first, then "
+                                  "calibrate it")
     sources, teachers = pairs(source, teacher)
     if not sources:
         raise PromptTransferError("no source given; expected source= and teacher=, whose answers are shown")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 __all__ = ["Calibrated", "Carried", "Demonstrated", "Moved", "Origin", "Other", "Record", "Refined", "Reweighted",
            "Selected", "Tuned", "history_of"]
@@ -40,7 +40,11 @@ class Record:
         parts = given.get("dropped", {}).values()
         if not all(isinstance(count, int) for part in parts for count in part.values()):
             raise TypeError("the counts of dropped examples are not whole numbers")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        return cls(**{name: frozen(value) for name, value in given.items()})
+
+
+def frozen(value: Any) -> Any:
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
@@ -219,93 +223,18 @@ class Refined(Record):
 
 
 @dataclass(frozen=True)
-class Selected(Record):
-    """A prompt that ``select`` chose among several.
+class Further(Record):
+    """The base class of records of a prompt that was made from another one, and of what was done.
+
+    In JSON, what was done stands beside the earlier record, under ``KEY``.
 
     Attributes:
-        chosen: the record of the chosen prompt.
-        by: what its answers were compared with: the names of the sources, or "the other prompts".
-        agreement: the agreement with those answers, from 0 to 1.
-        among: the number of prompts to choose from.
-        target_forwards: the number of sequences in the target's forward passes.
-        dropped_candidates: the number of candidate words that are not one token of every LM.
+        before: the record of the earlier prompt.
     """
 
-    chosen: Record
-    by: tuple[str, ...] | str
-    agreement: float
-    among: int
-    target_forwards: int
-    dropped_candidates: int = 0
-
-    @property
-    def tuning_seed(self) -> int | None:
-        return self.chosen.tuning_seed
-
-    @property
-    def passes(self) -> int:
-        return self.target_forwards + self.chosen.passes
-
-    def as_json(self) -> dict[str, Any]:
-        selected = super().as_json()
-        return {**selected.pop("chosen"), "selected": selected}
-
-    @classmethod
-    def from_json(cls, meta: Mapping[str, Any]) -> Self:
-        rest = {name: value for name, value in meta.items() if name != "selected"}
-        return super().from_json({**meta["selected"], "chosen": history_of(rest)})
-
-
-@dataclass(frozen=True)
-class Calibrated(Record):
-    """A prompt that ``calibrate`` or ``calibrate_contextually`` gave offsets.
-
-    Attributes:
-        before: the record of the prompt without them.
-        strength: λ, the part of the source's prior that was put in place of the target's.
-        sources: the names of the LMs whose prior it is; () if the target's was only taken away.
-        target_forwards, source_forwards: the number of sequences in the forward passes.
-    """
+    KEY: ClassVar[str]
 
     before: Record
-    strength: float
-    sources: tuple[str, ...]
-    target_forwards: int
-    source_forwards: int
-
-    @property
-    def tuning_seed(self) -> int | None:
-        return self.before.tuning_seed
-
-    @property
-    def passes(self) -> int:
-        return self.target_forwards + self.before.passes
-
-    def as_json(self) -> dict[str, Any]:
-        calibrated = super().as_json()
-        return {**calibrated.pop("before"), "calibrated": calibrated}
-
-    @classmethod
-    def from_json(cls, meta: Mapping[str, Any]) -> Self:
-        rest = {name: value for name, value in meta.items() if name != "calibrated"}
-        return super().from_json({**meta["calibrated"], "before": history_of(rest)})
-
-
-@dataclass(frozen=True)
-class Demonstrated(Record):
-    """A prompt that ``demonstrate`` put behind inputs with the sources' answers.
-
-    Attributes:
-        before: the record of the prompt without them.
-        shown: (input, answer) of each.
-        sources: the names of the LMs that answered.
-        source_forwards: the number of sequences in their forward passes.
-    """
-
-    before: Record
-    shown: tuple[tuple[str, str], ...]
-    sources: tuple[str, ...]
-    source_forwards: int
 
     @property
     def tuning_seed(self) -> int | None:
@@ -316,73 +245,135 @@ class Demonstrated(Record):
         return self.before.passes
 
     def as_json(self) -> dict[str, Any]:
-        demonstrated = super().as_json()
-        return {**demonstrated.pop("before"), "demonstrated": demonstrated}
+        done = super().as_json()
+        return {**done.pop("before"), self.KEY: done}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
-        rest = {name: value for name, value in meta.items() if name != "demonstrated"}
-        shown = tuple((text, answer) for text, answer in meta["demonstrated"]["shown"])
-        return super().from_json({**meta["demonstrated"], "shown": shown, "before": history_of(rest)})
+        before = history_of({name: value for name, value in meta.items() if name != cls.KEY})
+        return super().from_json({**meta[cls.KEY], "before": before})
 
 
 @dataclass(frozen=True)
-class Carried(Record):
-    """A mixture that ``Prompt.on`` computed for another LM.
+class Selected(Further):
+    """A prompt that ``select`` chose among several.
+
+    Attributes:
+        before: the record of the chosen prompt, also called ``chosen``.
+        by: what its answers were compared with: the names of the sources, or "the other prompts".
+        agreement: the agreement with those answers, from 0 to 1.
+        among: the number of prompts to choose from.
+        target_forwards: the number of sequences in the target's forward passes.
+        dropped_candidates: the number of candidate words that are not one token of every LM.
+    """
+
+    KEY = "selected"
+
+    by: tuple[str, ...] | str
+    agreement: float
+    among: int
+    target_forwards: int
+    dropped_candidates: int = 0
+
+    @property
+    def chosen(self) -> Record:
+        return self.before
+
+    @property
+    def passes(self) -> int:
+        return self.target_forwards + self.before.passes
+
+
+@dataclass(frozen=True)
+class Calibrated(Further):
+    """A prompt that ``calibrate`` or ``calibrate_contextually`` gave offsets.
+
+    Attributes:
+        before: the record of the prompt without them.
+        strength: λ, the part of the source's prior that was put in place of the target's.
+        sources: the names of the LMs whose prior it is; () if the target's was only taken away.
+        target_forwards, source_forwards: the number of sequences in the forward passes.
+    """
+
+    KEY = "calibrated"
+
+    strength: float
+    sources: tuple[str, ...]
+    target_forwards: int
+    source_forwards: int
+
+    @property
+    def passes(self) -> int:
+        return self.target_forwards + self.before.passes
+
+
+@dataclass(frozen=True)
+class Demonstrated(Further):
+    """A prompt that ``demonstrate`` put behind inputs with the sources' answers.
+
+    Attributes:
+        before: the record of the prompt without them.
+        shown: (input, answer) of each.
+        sources: the names of the LMs that answered.
+        source_forwards: the number of sequences in their forward passes.
+    """
+
+    KEY = "demonstrated"
+
+    shown: tuple[tuple[str, str], ...]
+    sources: tuple[str, ...]
+    source_forwards: int
+
+
+@dataclass(frozen=True)
+class Carried(Further):
+    """A mixture that ``Prompt.on`` computed for another LM. In JSON, its values stand beside the earlier record's.
 
     Attributes:
         before: the record of the prompt on the first LM.
         lost_weight, lacking: see ``Mixture.record``.
     """
 
-    before: Record
+    KEY = "lost_weight"
+
     lost_weight: float
     lacking: Mapping[str, float]
 
-    @property
-    def tuning_seed(self) -> int | None:
-        return self.before.tuning_seed
-
     def as_json(self) -> dict[str, Any]:
-        carried = super().as_json()
-        return {**carried.pop("before"), **carried}
+        return {**self.before.as_json(), "lost_weight": self.lost_weight, "lacking": self.lacking}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
         rest = {name: value for name, value in meta.items() if name not in ("lost_weight", "lacking")}
-        return super().from_json({**meta, "before": history_of(rest)})
+        return cls(history_of(rest), meta["lost_weight"], meta["lacking"])
 
 
 @dataclass(frozen=True)
-class Reweighted(Record):
+class Reweighted(Further):
     """A mixture whose weights somebody changed with ``Prompt.with_weights``.
 
     Attributes:
         before: the record of the prompt with its own weights.
-        weights: (vector, word, weight) of each change.
+        weights: (vector, word, weight) of each change, which in JSON stand directly under ``KEY``.
     """
 
-    before: Record
+    KEY = "reweighted"
+
     weights: tuple[tuple[int, str, float], ...]
 
-    @property
-    def tuning_seed(self) -> int | None:
-        return self.before.tuning_seed
-
     def as_json(self) -> dict[str, Any]:
-        return {**self.before.as_json(), "reweighted": [list(change) for change in self.weights]}
+        return {**self.before.as_json(), self.KEY: [list(change) for change in self.weights]}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Self:
-        rest = {name: value for name, value in meta.items() if name != "reweighted"}
-        return cls(history_of(rest), tuple((vector, word, weight) for vector, word, weight in meta["reweighted"]))
+        rest = {name: value for name, value in meta.items() if name != cls.KEY}
+        return cls(history_of(rest), tuple((vector, word, weight) for vector, word, weight in meta[cls.KEY]))
 
 
 def history_of(meta: Mapping[str, Any]) -> Record:
     """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
-    kinds = (("calibrated", Calibrated), ("demonstrated", Demonstrated), ("selected", Selected),
-             ("lost_weight", Carried), ("reweighted", Reweighted), ("from", Refined), ("matching_loss", Moved),
-             ("parameterization", Tuned))
+    kinds = (*((kind.KEY, kind) for kind in (Calibrated, Demonstrated, Selected, Carried, Reweighted)),
+             ("from", Refined), ("matching_loss", Moved), ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)

@@ -11,6 +11,7 @@ from ptlib import (
     PromptMismatchError,
     PromptTransferError,
     TaskError,
+    calibrate,
     demonstrate,
     evaluate,
     manual_prompt,
@@ -143,5 +144,7 @@ def test_what_cannot_be_shown(two):
         demonstrate(prompt, target, source=target, teacher=teacher, inputs=INPUTS)
     with pytest.raises(PromptMismatchError, match="made for"):
         demonstrate(teacher, target, **asked, inputs=INPUTS)
+    with pytest.raises(PromptMismatchError, match="first, then calibrate"):
+        demonstrate(calibrate(prompt, target, **asked, inputs=INPUTS), target, **asked, inputs=INPUTS)
     with pytest.raises(PromptMismatchError, match="times"):
         demonstrate(prompt, target, **asked, inputs=["[Y]"], count=1)
