@@ -35,6 +35,25 @@ def test_distillation_is_that_of_each_pair(study, tuned):
     assert lab.target_passes(found) == sum(costs) / len(costs) > 0
 
 
+def test_demonstrations_are_those_of_each_prompt(study, tuned):
+    moved = study.move(tuned[A], A, B)
+    found = study.demonstrate(moved, tuned[A], A, B, study.subjects, count=2)
+    key = (1, "zoo/P19")
+    alone = ptlib.demonstrate(moved[key], study.lms[B], source=study.lms[A], teacher=tuned[A][key],
+                              inputs=study.subjects["zoo/P19"], count=2)
+    assert found.keys() == moved.keys()
+    assert (found[key].template, found[key].history) == (alone.template, alone.history)
+    assert lab.target_passes(found) == 0
+
+
+def test_of_several_kinds_each_key_has_the_one_that_is_best_on_dev(study, tuned):
+    worse = {name: {key: replace(prompt, meta={**prompt.meta, "dev_p_at_1": -1.0}) for key, prompt in prompts.items()}
+             for name, prompts in tuned.items()}
+    mixed = {name: {**worse[name], **dict(list(tuned[name].items())[:1])} for name in tuned}
+    found = study.teachers(mixed, {name: {**tuned[name], **dict(list(worse[name].items())[:1])} for name in tuned})
+    assert all(found[name][key] is prompt for name, prompts in tuned.items() for key, prompt in prompts.items())
+
+
 def test_starting_points_have_every_seed_and_task(study):
     found = study.untuned(A, "random", num_vectors=3)
     assert list(found) == [(seed, task.name) for seed in study.seeds for task in study.tasks]
