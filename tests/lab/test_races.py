@@ -1,5 +1,7 @@
 """The loops that ptlib races with do what they are said to do: same mathematics, same answers, frozen weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,7 +65,8 @@ def test_all_ways_of_evaluation_agree(zoo_tasks, name):
 def test_the_other_loops_learn_and_leave_the_model_alone(toys, capitals, family, loop):
     lm = toys[family]
     before = {name: weight.clone() for name, weight in lm.model.state_dict().items()}
-    tuned = loop(lm, capitals, epochs=40, lr=0.05)
+    learnable = replace(capitals, dev=capitals.train)  # the loop keeps what is best on dev, and no toy knows new facts
+    tuned = loop(lm, learnable, epochs=40, lr=0.05)
     assert tuned.sequences == 40 * len(capitals.train) and tuned.seconds > 0
     learnt = evaluate(lm, tuned.prompt, capitals.train).mrr
     assert learnt > evaluate(lm, random_prompt(lm), capitals.train).mrr
