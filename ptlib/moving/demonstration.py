@@ -67,17 +67,17 @@ def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Se
     sureness, best = mean_answers(sources, teachers, inputs, words).max(-1)
     answered = [Example(inputs[i], words[best[i]]) for i in sureness.argsort(descending=True, stable=True).tolist()]
     shown = varied(answered, count)
-    while not fits(behind(shown, prompt), lm, inputs):
+    longest = max(map(len, lm.tokenize_after(f" {text}" for text in inputs)))
+    while shown and not fits(found := behind(shown, prompt), lm, longest):
         shown.pop()
-        if not shown:
-            raise PromptMismatchError(f"{lm.name} reads at most {lm.max_length} tokens, too few for an input before "
-                                      "the question; use the prompt as it is, or calibrate it")
+    if not shown:
+        raise PromptMismatchError(f"{lm.name} reads at most {lm.max_length} tokens, too few for an input before the "
+                                  "question; use the prompt as it is, or calibrate it")
     record = Demonstrated(prompt.history, tuple((example.subject, example.object) for example in shown),
                           tuple(one.name for one in sources), source_forwards=len(inputs) * len(sources))
-    return replace(behind(shown, prompt), meta=record.as_json())
+    return replace(found, meta=record.as_json())
 
 
-def fits(prompt: Prompt, lm: LanguageModel, subjects: Sequence[str]) -> bool:
-    """Whether the LM can read each of the subjects whole in the prompt's template."""
-    longest = max(map(len, lm.tokenize_after(f" {subject}" for subject in subjects)))
+def fits(prompt: Prompt, lm: LanguageModel, longest: int) -> bool:
+    """Whether the LM can read a subject of as many tokens in the prompt's template."""
     return lm.max_length is None or Template(prompt.template).length(lm) + longest <= lm.max_length

@@ -79,13 +79,14 @@ class Template:
 
         Raises:
             PromptMismatchError: the template does not suit the LM: it is too long, or a causal LM would need slots
-                after [Y].
+                after [Y], or no token stands before [Y].
             ModelLoadError: the LM has no embedding for some token.
         """
         parts, start, end = self.read_by(lm)
         texts = tokenize_parts(lm, parts)
         layouts = []
-        for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), self.length(lm)):
+        taken = count_tokens(parts, texts, start, end)
+        for subject_ids in shortened(lm, self.text, tokenize_subjects(lm, parts, subjects), taken):
             ids, answer = list(start), None
             slots: list[int] = []
             for i, part in enumerate(parts):
@@ -100,6 +101,9 @@ class Template:
                 else:
                     ids += texts[i]
             ids += end
+            if not ids:
+                raise PromptMismatchError(f"template {self.text!r} with an empty subject has no token before [Y] for "
+                                          f"{lm.name} to predict it from; put words or [V] there")
             layouts.append(Layout(ids, slots, len(ids) - 1 if answer is None else answer))
         check_ids(lm, layouts)
         return layouts
@@ -126,8 +130,13 @@ class Template:
             PromptMismatchError: as ``read_by``.
         """
         parts, start, end = self.read_by(lm)
-        return (len(start) + len(end) + sum(map(len, tokenize_parts(lm, parts).values()))
-                + sum(slot_count(part) or part == "[Y]" for part in parts))
+        return count_tokens(parts, tokenize_parts(lm, parts), start, end)
+
+
+def count_tokens(parts: Sequence[str], texts: dict[int, list[int]], start: Sequence[int], end: Sequence[int]) -> int:
+    """The number of tokens without those of the subject. Arguments are those of ``read_by`` and ``tokenize_parts``."""
+    return (len(start) + len(end) + sum(map(len, texts.values()))
+            + sum(slot_count(part) or part == "[Y]" for part in parts))
 
 
 def tokenize_parts(lm: LanguageModel, parts: Sequence[str]) -> dict[int, list[int]]:
@@ -235,11 +244,13 @@ class Batch:
 def cuts_of(layouts: Sequence[Layout]) -> list[int]:
     """How many tokens of each layout an LM can read beforehand: those before the first prompt vector.
 
-    Without vectors it is what all layouts begin with, such as demonstrations.
+    Without vectors it is what all layouts begin with, such as demonstrations. All layouts have as many vectors.
     """
+    if layouts and layouts[0].slots:
+        return [layout.slots[0] for layout in layouts]
     columns = zip(*(layout.ids[:layout.answer] for layout in layouts), strict=False)
     alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return [layout.slots[0] if layout.slots else alike for layout in layouts]
+    return [alike] * len(layouts)
 
 
 def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> Batch:

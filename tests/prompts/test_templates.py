@@ -189,7 +189,7 @@ def test_batches_hold_every_layout_once_by_length(toys):
 
 @pytest.mark.parametrize(("kind", "loses"), [("gpt2", True), ("qwen2", True), ("llama", False), ("gemma", False),
                                              ("bert", False), ("t5", False)])
-def test_text_stands_before_a_subject_that_the_lm_would_hardly_read(lms, capitals, kind, loses):
+def test_text_stands_before_a_subject_that_the_lm_would_hardly_read(lms, kind, loses):
     """A causal LM whose tokenizer adds no start token hardly reads what stands first."""
     lm = lms[kind]
     assert lm.loses_first_token == loses
