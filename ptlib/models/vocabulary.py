@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders
+from tokenizers import decoders, models
 
 from ..errors import ModelLoadError
 from ..files import content_digest, kept, text_digest
 
-__all__ = ["APART", "Vocabulary", "spellings"]
+__all__ = ["APART", "Vocabulary"]
 
 APART = '"'  # a character that tokenizers hardly ever join with a word
-TRIED = 2000  # the number of tokens on which ``spellings`` compares the readings of a vocabulary
+TRIED = 2000  # the number of tokens on which ``right_reading`` compares the readings of a vocabulary
+TOGETHER = 100  # words that are tokenized as one text
+PART = 2**13  # tokens that are decoded at once; lists for a whole vocabulary keep Python's garbage collector busy
 LARGE = 2**14  # tokens; the words of a smaller vocabulary are found as fast as they are read from the cache
 
 
@@ -117,6 +119,10 @@ class Vocabulary:
         """
         words, ids = list(words), self._ids.setdefault(place, {})
         new = [word for word in dict.fromkeys(words) if word not in ids]
+        if place == " " and place in self._words:
+            # All words are found. One that is not among them can only be the token of another spelling ("paris").
+            ids.update((word, None) for word in new if self._is_read_as_written(word))
+            new = [word for word in new if word not in ids]
         special = set(self.tokenizer.all_special_ids)
         for word, tokens in zip(new, self.tokenize_at(new, place), strict=True):
             # A tokenizer may have tokens for which the model has no embedding.
@@ -145,14 +151,55 @@ class Vocabulary:
         return self._words[place]
 
     def _find_words(self, place: str) -> dict[str, int]:
-        plausible = [(i, word) for i, word in enumerate(self._spellings) if is_plausible(word)]
-        ids = self.word_ids((word for _, word in plausible), place)
-        words = {word: i for (i, word), own in zip(plausible, ids, strict=True) if own == i}
+        ids = self._word_forms if place == " " else range(len(self.tokenizer))
+        spelled = {i: word for i, word in zip(ids, self._spell(ids), strict=True) if is_plausible(word)}
         if place == " ":
-            return words
+            return self._words_after_space(spelled)
+        words = {word: i for (i, word), own in zip(spelled.items(), self.word_ids(spelled.values(), place), strict=True)
+                 if own == i}
         spaced = dict(zip(words, self.tokenize_at(words, " "), strict=True))
         return {word: i for word, i in words.items() if word in self.words or (
             spaced[word][-1:] == [i] and not self.tokenizer.decode(spaced[word][:-1]).strip())}
+
+    def _words_after_space(self, spelled: Mapping[int, str]) -> dict[str, int]:
+        """The words, of those that tokens spell, that are this very token after a space.
+
+        Many words are tokenized as one text. Where this gives the tokens in question, each word is its token alone,
+        too: as a token ends where each word ends, no word had a part in another's token.
+        """
+        ids = list(spelled)
+        parts = [ids[start:start + TOGETHER] for start in range(0, len(ids), TOGETHER)]
+        read = self.tokenize_at((" ".join(map(spelled.__getitem__, part)) for part in parts), " ")
+        mixed = [i for part, tokens in zip(parts, read, strict=True) if tokens != part for i in part]
+        own = self.word_ids(map(spelled.__getitem__, mixed))
+        no_words = {i for i, found in zip(mixed, own, strict=True) if found != i}.union(self.tokenizer.all_special_ids)
+        return {word: i for i, word in spelled.items() if i < self.vocab_size and i not in no_words}
+
+    @property
+    def _word_forms(self) -> Sequence[int]:
+        """The tokens that have the form of a whole word after a space.
+
+        The tokens of BPE and Unigram contain the mark of the space, but for those that were added to the vocabulary.
+        """
+        before, after = self._marks
+        every = range(len(self.tokenizer))
+        if not self.tokenizer.is_fast or not before + after or not isinstance(
+                self.tokenizer.backend_tokenizer.model, (models.BPE, models.Unigram)):
+            return every
+        added = set(self.tokenizer.get_added_vocab().values())
+        return [i for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(every))
+                if i in added or (token and token.startswith(before) and token.endswith(after))]
+
+    def _is_read_as_written(self, word: str) -> bool:
+        """Whether the tokenizer leaves the text of a word as it is, so that a token of all of it is spelled so, too."""
+        if not self.tokenizer.is_fast or not is_plausible(word):
+            return False
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        return normalizer is None or normalizer.normalize_str(word).removeprefix(self._marks[0]) == word
+
+    @cached_property
+    def _marks(self) -> tuple[str, str]:
+        return marks(self.tokenizer)
 
     @property
     def is_kept(self) -> bool:
@@ -179,13 +226,14 @@ class Vocabulary:
                                  tokenizers.__version__, content_digest(Path(__file__))]))
 
     @cached_property
-    def _spellings(self) -> list[str]:
-        """The text of each token, by id."""
-        return spellings(self.tokenizer, lambda words: self.word_ids(words))
+    def _spell(self) -> Callable[[Sequence[int]], list[str]]:
+        """Gives the text of each token, without the space before it."""
+        reading = right_reading(self.tokenizer, self.word_ids)
+        return lambda ids: list(map(str.strip, reading(ids)))
 
 
-def spellings(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int | None]]) -> list[str]:
-    """The text of each token, by id, without the space before it.
+def right_reading(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int | None]]) -> Callable:
+    """How to read the text of a tokenizer's tokens: the function that gives the texts for a sequence of ids.
 
     A tokenizer may lack a decoder, or have the wrong one. So its tokens are read in three ways: with its decoder; as
     the tokens of a byte-level tokenizer; and as plain text without the mark that shows where a word begins or ends. The
@@ -208,22 +256,23 @@ def spellings(tokenizer: Any, word_ids: Callable[[Iterable[str]], Sequence[int |
     own, *others = readings
     best = max(others, key=recovered)
     # A wrong reading recovers some tokens, too. So the tokenizer's own decoder counts unless another is clearly better.
-    right = best if recovered(best) > 2 * recovered(own) else own
-    return [word.strip() for word in right(range(len(tokenizer)))]
+    return best if recovered(best) > 2 * recovered(own) else own
 
 
 def is_plausible(word: str) -> bool:
     """Whether a token's text may be a whole word: it has a letter or digit, and no space."""
-    return (word.isalnum() or any(map(str.isalnum, word))) and len(word.split()) == 1
+    return word.isalnum() or (any(map(str.isalnum, word)) and len(word.split()) == 1)
 
 
 def decoded(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     """The text of each token by the tokenizer's decoder."""
-    alone = [[i] for i in ids]
-    if not tokenizer.is_fast:
-        return tokenizer.batch_decode(alone)
-    # At once, and without the clean-up of spaces, which concerns no word.
-    return tokenizer.backend_tokenizer.decode_batch(alone, skip_special_tokens=False)
+    ids, words = list(ids), []
+    for start in range(0, len(ids), PART):
+        alone = [[i] for i in ids[start:start + PART]]
+        # The backend leaves out the clean-up of spaces, which concerns no word.
+        words += (tokenizer.backend_tokenizer.decode_batch(alone, skip_special_tokens=False) if tokenizer.is_fast else
+                  tokenizer.batch_decode(alone))
+    return words
 
 
 def as_bytes(token: str | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 from families import LETTERS, SMALL, WORDS, begin, pieces, tokenizer_of
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from ptlib import AnchorError, Example, LanguageModel, Prompt, TaskError, evaluate, random_prompt, shared_anchors
@@ -71,6 +71,25 @@ def plain_words() -> Tokenizer:
     return tokenizer
 
 
+def whole_text(added: str | None = None) -> Tokenizer:
+    """BPE that reads a text as one piece, its spaces as letters of their own."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for the training alone
+    tokenizer.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=3000, special_tokens=SPECIAL))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    if added:
+        tokenizer.add_tokens([AddedToken(added, lstrip=True, normalized=False)])
+    return tokenizer
+
+
+def uncased() -> Tokenizer:
+    tokenizer = metaspace("▁", decoders.Metaspace())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    return tokenizer
+
+
 TOKENIZERS = {
     "unigram, no decoder": lambda: metaspace("▁"),
     "unigram, own sign, no decoder": lambda: metaspace("_"),
@@ -82,6 +101,8 @@ TOKENIZERS = {
     "byte level, decoder of Metaspace": lambda: byte_level(SPECIAL, decoder=decoders.Metaspace()),
     "ends of words, no decoder": ends_of_words,
     "words": plain_words,
+    "whole text": whole_text,
+    "whole text, a word added": lambda: whole_text("Paris"),
 }
 
 
@@ -125,7 +146,7 @@ def plain_words_of(tokenizer: PreTrainedTokenizerFast, name: str) -> dict[str, i
     return words
 
 
-KINDS = {**TOKENIZERS, **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
+KINDS = {**TOKENIZERS, "unigram, uncased": uncased, **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -136,8 +157,21 @@ def test_the_words_are_those_that_are_found_one_by_one(name):
                                             mask_token="<mask>")
     found = Vocabulary(tokenizer, name, len(tokenizer)).words
     expected = plain_words_of(tokenizer, name)
-    assert len(expected) > 70
+    assert len(expected) > 30
     assert list(found.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_looking_a_word_up_gives_the_same_before_and_after_the_words_are_found(name):
+    tokenizer = KINDS[name]()
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
+                                            mask_token="<mask>")
+    asked = [*(word.title() for word in WORDS), *(word.lower() for word in WORDS), *WORDS, "Qarqar", "ﬁve", "café", "a",
+             "ing", ",", "of the", "▁of", "▁", "Ġof", "", " ", "##s", "<mask>"]
+    before, after = (Vocabulary(tokenizer, name, len(tokenizer)) for _ in range(2))
+    assert after.words
+    assert dict(zip(asked, after.word_ids(asked), strict=True)) == dict(zip(asked, before.word_ids(asked), strict=True))
 
 
 def large_tokenizer(last: str) -> PreTrainedTokenizerFast:
@@ -164,7 +198,7 @@ def test_the_words_of_a_large_vocabulary_are_kept(tmp_path, monkeypatch):
     [entry] = entries(tmp_path)
     again = large("end")
     assert list(again.words.items()) == list(first.items())
-    assert "_spellings" not in vars(again), "no token was read"
+    assert "_spell" not in vars(again), "no token was read"
     assert again.word_ids(["end", "w7", "strange"]) == [LARGE + 3, 10, None]
     assert "other" in large("other").words and "end" not in large("other").words
     assert len(entries(tmp_path)) == 2
@@ -206,7 +240,7 @@ def test_shared_words_of_large_vocabularies_are_kept(tmp_path, monkeypatch):
     for _ in range(2):
         lms = [lm_of(large_tokenizer(last)._tokenizer, last) for last in ("one", "two")]
         found.append(shared_anchors(*lms))
-    assert "_spellings" not in vars(lms[0]), "no token was read"
+    assert "_spell" not in vars(lms[0]), "no token was read"
     first, again = found
     assert len(first) == LARGE and first.words == again.words and first.report == again.report
     assert first.report["not shared"] == 2
