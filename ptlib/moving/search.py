@@ -26,6 +26,7 @@ NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving"
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 TINY = 1e-30  # makes the cosine of a zero vector 0, not 0 / 0
 BLOCK = 4096  # anchors that are made float64 at a time
+WEAK = 1e-3  # eigenvalues of AᵀA below this share of their mean ask for products in float64
 HELD_OUT = 0.2  # share of the anchors that are left out of a fit, to judge it without labels
 
 
@@ -93,6 +94,17 @@ class Moments:
                 self.projected + count * self.entry.unsqueeze(-1) * self.anchor,
                 self.square + self.count * self.entry.square())
 
+    @property
+    def bears_rounding(self) -> bool:
+        """Whether products of float32 give the same solutions: every eigenvalue of AᵀA is above ``WEAK`` of their mean.
+
+        A smaller one would be drowned in the rounding of the largest, and directions that no anchor spans would get
+        weight. The factorisation fails where an eigenvalue is not above the bound.
+        """
+        bound = WEAK * self.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+        identity = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
+        return not torch.linalg.cholesky_ex(self.gram - bound[..., None, None] * identity).info.any()
+
     def solve(self, ridge: float, center: bool = False) -> Tensor:
         """``closed_form`` on these anchors."""
         gram, projected, _ = self.products(center)
@@ -110,23 +122,31 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     return x.unsqueeze(-1) * y.unsqueeze(-2)
 
 
-def moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Moments:
-    """The moments of anchors (k, d), normalised to unit length, and r (..., k), in float64, a block after another."""
+def moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
+            dtype: torch.dtype = torch.float64) -> Moments:
+    """The moments of anchors (k, d), normalised to unit length, and r (..., k), in float64, a block after another.
+
+    Args:
+        relative, anchors, mask: as in ``closed_form``.
+        dtype: of the products within a block; float32 takes half the time.
+    """
     if mask is not None:
         k = len(anchors)
-        rows = [moments(row[kept], anchors[kept]) for row, kept in zip(relative.reshape(-1, k), mask.reshape(-1, k),
-                                                                       strict=True)]
+        rows = [moments(row[kept], anchors[kept], None, dtype)
+                for row, kept in zip(relative.reshape(-1, k), mask.reshape(-1, k), strict=True)]
         parts = (torch.stack([getattr(row, field.name) for row in rows]) for field in fields(Moments))
         return Moments(*(part.unflatten(0, relative.shape[:-1]) for part in parts))
-    return reduce(Moments.__add__, map(_moments_of_block, relative.split(BLOCK, -1), anchors.split(BLOCK)))
+    blocks = zip(relative.split(BLOCK, -1), anchors.split(BLOCK), strict=True)
+    return reduce(Moments.__add__, (_moments_of_block(r.to(dtype), a.to(dtype)) for r, a in blocks))
 
 
-def _moments_of_block(relative: Tensor, anchors: Tensor) -> Moments:
-    a, r = normalize(anchors.double(), dim=-1), relative.double()
+def _moments_of_block(r: Tensor, a: Tensor) -> Moments:
+    a = normalize(a, dim=-1)
     anchor, entry = a.sum(0) / max(len(a), 1), r.sum(-1) / max(len(a), 1)  # a mask may leave no anchor
-    a, r = a - anchor, r - entry.unsqueeze(-1)
-    count = torch.tensor(len(a), dtype=a.dtype, device=a.device)
-    return Moments(count, anchor, entry, gram_matrix(a), r @ a, r.square().sum(-1))
+    a -= anchor
+    r = r - entry.unsqueeze(-1)
+    found = anchor, entry, gram_matrix(a), r @ a, r.square().sum(-1)
+    return Moments(torch.tensor(float(len(a)), dtype=torch.float64, device=a.device), *(x.double() for x in found))
 
 
 def gram_matrix(a: Tensor) -> Tensor:
@@ -178,14 +198,22 @@ def held_out_fit(relative: Tensor, anchors: Tensor, center: bool = False, mask: 
         (len(RIDGES), ...): cos(r, Au), which is √R², on the held-out fifth of the anchors, with u fitted on the others.
         With ``center`` it is the Pearson correlation instead.
     """
-    return ridge_fits(*split_moments(relative, anchors, mask, seed), center)
+    return ridge_fits(*split_moments(relative.double(), anchors, mask, seed), center)
 
 
 def split_moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
                   seed: int = 0) -> tuple[Moments, Moments]:
-    """The moments of the anchors to fit on, and of the held-out ones; their sum has those of all anchors."""
-    fitted, held = (moments(relative[..., part], anchors[part], None if mask is None else mask[..., part])
-                    for part in (part.to(anchors.device) for part in split_anchors(len(anchors), seed)))
+    """The moments of the anchors to fit on, and of the held-out ones; their sum has those of all anchors.
+
+    The products within a block are those of float32 where its rounding does no harm, and float64 is not asked for.
+    """
+    parts = [(relative[..., part], anchors[part], None if mask is None else mask[..., part])
+             for part in (part.to(anchors.device) for part in split_anchors(len(anchors), seed))]
+    if torch.float64 not in (relative.dtype, anchors.dtype):
+        fitted, held = (moments(*part, torch.float32) for part in parts)
+        if fitted.bears_rounding:
+            return fitted, held
+    fitted, held = (moments(*part) for part in parts)
     return fitted, held
 
 

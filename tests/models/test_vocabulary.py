@@ -146,7 +146,8 @@ def plain_words_of(tokenizer: PreTrainedTokenizerFast, name: str) -> dict[str, i
     return words
 
 
-KINDS = {**TOKENIZERS, "unigram, uncased": uncased, **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
+KINDS = {**TOKENIZERS, "unigram, uncased": uncased,
+         **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
 
 
 @pytest.mark.parametrize("name", KINDS)

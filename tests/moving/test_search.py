@@ -23,6 +23,7 @@ from ptlib.moving.search import (
     moments,
     normalize_prompt,
     split_anchors,
+    split_moments,
 )
 
 EACH = list(np.ndindex(2, 3))  # the vectors of the prompts below
@@ -253,6 +254,29 @@ def test_held_out_fit_against_brute_force(relative, anchors, mask, center):
                 r, own = r - r.mean(), own - own.mean()
             expected = r @ own / np.linalg.norm(r) / np.linalg.norm(own)
             assert row[index].item() == pytest.approx(expected, abs=1e-9)
+
+
+def same(found, expected, within):
+    """The moments are alike, relative to the largest number of each kind."""
+    pairs = [(vars(found)[name], exact) for name, exact in vars(expected).items()]
+    return all((one - exact).abs().max() <= within * exact.abs().max() for one, exact in pairs)
+
+
+def test_products_of_float32_give_the_same_solutions(relative, anchors, mask):
+    for found, expected in zip(split_moments(relative, anchors, mask),
+                               split_moments(relative.double(), anchors, mask), strict=True):
+        assert same(found, expected, 1e-6) and not torch.equal(found.gram, expected.gram)
+        for ridge in RIDGES[1:]:
+            u, exact = found.solve(ridge), expected.solve(ridge)
+            assert ((u - exact).norm(dim=-1) <= 1e-3 * exact.norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("weak", [0.0, 1e-3])
+def test_products_are_of_float64_where_anchors_hardly_span_a_direction(relative, anchors, weak):
+    anchors = anchors * torch.tensor([weak] + [1.0] * (anchors.shape[1] - 1))
+    both = split_moments(relative, anchors), split_moments(relative.double(), anchors)
+    for found, expected in zip(*both, strict=True):
+        assert torch.equal(found.gram, expected.gram) and torch.equal(found.projected, expected.projected)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 1.0])
