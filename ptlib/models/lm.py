@@ -23,7 +23,6 @@ from .vocabulary import Vocabulary
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
-PART = 4096  # embeddings that are tested at a time
 # The names under which configurations give the maximum length of an input.
 MAX_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 
@@ -105,9 +104,7 @@ class LanguageModel(Vocabulary):
         super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
         self._checkpoint = checkpoint
-        # In parts, because the test itself needs as much memory as what it tests.
-        finite = torch.cat([self.embeddings[part].isfinite().all(-1) for part in self.given_ids.split(PART)])
-        broken = self.given_ids[~finite].tolist()
+        broken = self.given_ids[~finite_rows(self.embeddings)[self.given_ids]].tolist()
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
             raise ModelLoadError(f"{name} has embeddings that are not finite for {len(broken)} of "
@@ -291,6 +288,14 @@ class LanguageModel(Vocabulary):
         return LanguageModel(model.to(self.device), self.tokenizer, f"{self.name} (random weights)", self.kind)
 
 
+def finite_rows(table: Tensor) -> Tensor:
+    """Whether all numbers of each row of a table (V, d) are finite: (V,)."""
+    finite = table.sum(-1).isfinite()  # a sum is finite only of finite numbers; it costs a fifth of asking each of them
+    overflowed = (~finite).nonzero().squeeze(1)
+    finite[overflowed] = table[overflowed].isfinite().all(-1)
+    return finite
+
+
 def zero_broken_rows(model: Any, given: list[int]) -> None:
     """Set rows of the embeddings and of the head to zero if they are not finite and belong to no token.
 
@@ -301,7 +306,7 @@ def zero_broken_rows(model: Any, given: list[int]) -> None:
         for weight in [] if layer is None else layer.parameters():
             other = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
             other[[i for i in given if i < len(weight)]] = False
-            weight.data[other & ~weight.data.reshape(len(weight), -1).isfinite().all(1)] = 0
+            weight.data[other & ~finite_rows(weight.data.reshape(len(weight), -1))] = 0
 
 
 def input_table(module: torch.nn.Embedding) -> Tensor:

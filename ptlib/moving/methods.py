@@ -234,7 +234,7 @@ def closed_form_method(move: Move, ridge: float | Literal["auto"] = "auto", cent
     relative, mask = move.masked(top_k)
     fitted, held = move.moments if mask is None else split_moments(relative, move.target_anchors, mask, move.seed)
     if ridge == "auto":
-        ridge = choose_ridge(ridge_fits(fitted, held, center))
+        ridge = choose_ridge(move.fit if mask is None and not center else ridge_fits(fitted, held, center))
     return (fitted + held).solve(ridge, center), {"ridge": ridge}
 
 

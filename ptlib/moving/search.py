@@ -19,7 +19,7 @@ from ..progress import progress_bar
 from .relative import relative_representation
 
 __all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "Moments", "best_fit", "choose_ridge", "closed_form", "fit_score",
-           "gradient_search", "held_out_fit", "matching_loss", "moments", "normalize_prompt", "ridge_fits",
+           "gradient_search", "held_out_fit", "matching_loss", "moments", "normalize_prompt", "ridge_fits", "solve",
            "split_anchors", "split_moments"]
 
 NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving", "centered-norm")
@@ -101,17 +101,15 @@ class Moments:
         A smaller one would be drowned in the rounding of the largest, and directions that no anchor spans would get
         weight. The factorisation fails where an eigenvalue is not above the bound.
         """
-        bound = WEAK * self.gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-        identity = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
-        return not torch.linalg.cholesky_ex(self.gram - bound[..., None, None] * identity).info.any()
+        return not torch.linalg.cholesky_ex(shifted(self.gram, -WEAK)[0]).info.any()
 
     def solve(self, ridge: float, center: bool = False) -> Tensor:
         """``closed_form`` on these anchors."""
         gram, projected, _ = self.products(center)
-        return _solve(gram, projected, ridge)
+        return solve(gram, projected, ridge)
 
     def cosine(self, vectors: Tensor, center: bool = False) -> Tensor:
-        """cos(r, Au) for each vector u (..., d), which is (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)): (...)."""
+        """cos(r, Au) for vectors u (..., d), one or several for each r, which is (Aᵀr)·u / (‖r‖ √(uᵀAᵀAu)): (...)."""
         gram, projected, square = self.products(center)
         u = normalize(vectors.double(), dim=-1)
         quadratic = ((u.unsqueeze(-2) @ gram).squeeze(-2) * u).sum(-1)
@@ -161,13 +159,20 @@ def gram_matrix(a: Tensor) -> Tensor:
     return gram
 
 
-def _solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
+def shifted(gram: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """G + λI and λ = ridge · mean eigenvalue of G (..., d, d)."""
+    shift = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    gram = gram.clone()
+    gram.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
+    return gram, shift
+
+
+def solve(gram: Tensor, projected: Tensor, ridge: float) -> Tensor:
     """(G + λI)⁻¹ projected, with λ = ridge · mean eigenvalue of G; the minimum-norm solution if G is singular."""
     d, eps = gram.shape[-1], torch.finfo(gram.dtype).eps
     rows = projected.reshape(*gram.shape[:-2], -1, d)  # one solve for all vectors with the same Gram matrix
-    shift = ridge * gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-    factor, failed = torch.linalg.cholesky_ex(gram + shift[..., None, None] * torch.eye(d, dtype=gram.dtype,
-                                                                                         device=gram.device))
+    ridged, shift = shifted(gram, ridge)
+    factor, failed = torch.linalg.cholesky_ex(ridged)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     if not failed.any() and (pivots.amin(-1) > pivots.amax(-1) * (d * eps) ** 0.5).all():
         return torch.cholesky_solve(rows.mT, factor).mT.reshape(projected.shape)
@@ -220,7 +225,7 @@ def split_moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
 def ridge_fits(fitted: Moments, held: Moments, center: bool = False) -> Tensor:
     """``held_out_fit`` from the moments of both parts."""
     gram, projected, _ = fitted.products(center)
-    return torch.stack([held.cosine(_solve(gram, projected, ridge), center) for ridge in RIDGES])
+    return held.cosine(torch.stack([solve(gram, projected, ridge) for ridge in RIDGES]), center)
 
 
 def choose_ridge(fit: Tensor) -> float:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ptlib import ModelLoadError, list_lms, load_lm, tune
-from ptlib.models.lm import only_positions
+from ptlib.models.lm import finite_rows, only_positions
 from ptlib.prompts.templates import Template, collate
 
 
@@ -156,3 +156,12 @@ def test_weights_that_lack_a_tensor_are_not_made_up(toys, tmp_path):
 def test_list_lms_names_what_load_lm_takes():
     assert {"zoo/bert-mini", "zoo/roberta-mini"} <= set(list_lms())
     assert all(load_lm(name).name == name for name in list_lms())
+
+
+def test_rows_with_a_number_that_is_not_finite_are_found():
+    """A row of large numbers is finite, though its sum is not."""
+    table = torch.randn(6, 4)
+    table[1, 2], table[3, 0], table[4, :2] = torch.nan, -torch.inf, torch.tensor([torch.inf, -torch.inf])
+    table[5] = torch.finfo(table.dtype).max
+    assert finite_rows(table).tolist() == [True, False, True, False, False, True]
+    assert finite_rows(table.to(torch.bfloat16).clamp(-1e3, 1e3)).tolist() == [True, False, True, True, True, True]
