@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,11 +30,11 @@ from ..moving.search import choose_ridge, ridge_fits, split_moments
 from ..progress import set_progress
 from ..prompts.prompt import Prompt, default_template
 from ..prompts.templates import Layout, Template, collate
-from ..tasks.task import Example, Task
+from ..tasks.task import Example, Task, words_of_class
 
 __all__ = ["Race", "Tuned", "closed_form_search", "exponent", "fastest", "invented_prompts", "optiprompt_hits",
-           "optiprompt_tuning", "peft_tuning", "plain_hits", "plain_search", "ptlib_hits", "reference_search",
-           "word_cost"]
+           "optiprompt_tuning", "peft_answers", "peft_tuning", "plain_hits", "plain_search", "ptlib_hits",
+           "reference_search", "word_cost"]
 
 ROWS = 10  # vectors that the reference's search holds; half of them are used
 TRAIN_BATCH, EVAL_BATCH = 16, 8  # OptiPrompt's
@@ -282,6 +283,25 @@ def plain_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example]) -
             logits, answers = all_logits(lm, Template(prompt.template).layout(lm, [example.subject]), prompt.vectors)
         hits.append(bool(words[logits[0, answers[0], words].argmax()] == target))
     return hits
+
+
+def peft_answers(lm: LanguageModel, folder: str | Path, examples: Sequence[Example]) -> list[str]:
+    """The label words with which PEFT's own model answers, given an adapter of ``save_peft_prompt`` with start tokens.
+
+    Each text is read alone. The mean logit of a class's words counts.
+    """
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(lm.model, folder)
+    answers = []
+    for example in examples:
+        classes = [words_of_class(given) for given in example.choices or ()]
+        ids = torch.tensor([lm.tokenize_after([" " + example.subject])[0]], device=lm.device)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, -1]
+        scores = torch.stack([logits[lm.word_ids(words)].mean() for words in classes])
+        answers.append(classes[int(scores.argmax())][0])
+    return answers
 
 
 def ptlib_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example]) -> list[bool]:

@@ -30,7 +30,7 @@ from ..prompts.history import Moved, Tuned
 from ..prompts.prompt import Prompt, demonstrated_prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
-from ..tasks.task import Example, Task
+from ..tasks.task import Example, Task, words_of_class
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
 
@@ -126,6 +126,12 @@ class Study:
         """{task.name: the subjects of its train examples}, without their objects."""
         return {task.name: [example.subject for example in task.train] for task in self.tasks}
 
+    @cached_property
+    def label_words(self) -> dict[str | None, list[str]]:
+        """{task.name: all words that stand for its classes}, of the classification tasks."""
+        return {task.name: [word for given in task.label_words.values() for word in words_of_class(given)]
+                for task in self.tasks if task.label_words}
+
     def tuned(self, **options: Any) -> dict[str, dict[tuple[int, str], Prompt]]:
         """Tune prompts on each LM: {name: {(seed, task.name): Prompt}}. ``options`` are those of ``tune_seeds``."""
         return {name: self.tuned_on([name], **options) for name in progress_bar(self.lms, desc="tuning")}
@@ -205,9 +211,14 @@ class Study:
 
     def demonstrate(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
                     inputs: Mapping[str, Sequence[str]], **options: Any) -> dict[Any, Prompt]:
-        """Show the source's answers before the question with ``demonstrate``. Arguments are those of ``calibrate``."""
+        """Show the source's answers before the question with ``demonstrate``. Arguments are those of ``calibrate``.
+
+        The source answers with label words, where a task has them.
+        """
         return {key: demonstrate(prompt, self.lms[target], source=self.lms[source], teacher=teachers[key],
-                                 inputs=inputs[prompt.task or ""], **options) for key, prompt in prompts.items()}
+                                 inputs=inputs[prompt.task or ""],
+                                 **{"candidates": self.label_words.get(prompt.task)} | options)
+                for key, prompt in prompts.items()}
 
     # --- baselines ---
 

@@ -1,14 +1,17 @@
 """The loops that ptlib races with do what they are said to do: same mathematics, same answers, frozen weights."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import processors
 
-from ptlib import evaluate, load_lm, manual_prompt, random_prompt
+from ptlib import Example, LanguageModel, evaluate, load_lm, manual_prompt, random_prompt
 from ptlib.lab import races
 from ptlib.moving.relative import relative_representation, top_k_mask
 from ptlib.moving.search import RIDGES, closed_form, gradient_search, matching_loss
+from ptlib.prompts.peft import save_peft_prompt
 
 STEPS = 30
 
@@ -74,6 +77,28 @@ def test_the_other_loops_learn_and_leave_the_model_alone(toys, capitals, family,
     assert all(weight.equal(before[name]) for name, weight in lm.model.state_dict().items())
     assert not lm.model.training
     assert not any(weight.requires_grad or weight.grad is not None for weight in lm.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "starting"])
+def test_pefts_own_model_answers_as_we_say(toys, tmp_path, name):
+    lm = toys["gpt2"]
+    if name == "starting":  # with a start token, which PEFT has among its vectors
+        tokenizer = deepcopy(lm.tokenizer)
+        start = tokenizer.eos_token
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, tokenizer.eos_token_id)])
+        lm = LanguageModel(lm.model, tokenizer, name, "causal")
+        assert lm.frame[0]
+    texts = ("France", "the old capital of Italy", "Peru and", "people")
+    examples = [Example(text, "Paris", ("Paris", ("Rome", "Lima"))) for text in texts]
+    found = set()
+    for seed in range(5):
+        prompt = replace(random_prompt(lm, seed=seed), template="[V]*5 [X] [Y]")
+        folder = save_peft_prompt(prompt, tmp_path / "adapter", lm, with_start=True)
+        answers = races.peft_answers(lm, folder, examples)
+        assert answers == list(evaluate(lm, prompt, examples).answers)
+        found.update(answers)
+    assert found == {"Paris", "Rome"}
 
 
 def test_the_exponent_is_the_slope():
