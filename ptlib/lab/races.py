@@ -32,9 +32,9 @@ from ..prompts.prompt import Prompt, default_template
 from ..prompts.templates import Layout, Template, collate
 from ..tasks.task import Example, Task, words_of_class
 
-__all__ = ["Race", "Tuned", "closed_form_search", "exponent", "fastest", "invented_prompts", "optiprompt_hits",
-           "optiprompt_tuning", "peft_answers", "peft_tuning", "plain_hits", "plain_search", "ptlib_hits",
-           "reference_search", "word_cost"]
+__all__ = ["Race", "Tuned", "closed_form_search", "exponent", "fastest", "forget", "invented_prompts",
+           "optiprompt_hits", "optiprompt_tuning", "peft_answers", "peft_tuning", "plain_hits", "plain_search",
+           "ptlib_hits", "reference_search", "word_cost"]
 
 ROWS = 10  # vectors that the reference's search holds; half of them are used
 TRAIN_BATCH, EVAL_BATCH = 16, 8  # OptiPrompt's
@@ -305,11 +305,15 @@ def peft_answers(lm: LanguageModel, folder: str | Path, examples: Sequence[Examp
 
 
 def ptlib_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example]) -> list[bool]:
-    """The same by ``evaluate``, with nothing read beforehand."""
+    """The same by ``evaluate``."""
+    return (evaluate(lm, prompt, examples).ranks == 1).tolist()
+
+
+def forget(lm: LanguageModel) -> None:
+    """Clear a causal LM's memory of what it has read, so that a measurement starts with nothing."""
     if lm.prefixes is not None:
         lm.prefixes.known.clear()
         lm.prefixes.size = 0
-    return (evaluate(lm, prompt, examples).ranks == 1).tolist()
 
 
 # --- clocks ---------------------------------------------------------------------------------------

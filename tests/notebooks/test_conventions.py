@@ -37,6 +37,10 @@ def test_it_runs_anywhere(notebook):
     assert str(ROOT) not in notebook.read_text()
 
 
+def test_it_is_small_enough_to_browse(notebook):
+    assert notebook.stat().st_size < 300_000
+
+
 def test_it_has_been_run_without_an_error(notebook):
     """Readers browse the committed outputs. One without a stamp is on its way: it is named until it is run."""
     content = json.loads(notebook.read_text())
