@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss, normalize
 from ..errors import PromptMismatchError
 from ..models.lm import LanguageModel
 from ..prompts.prompt import random_vectors, salted_generator
-from .search import RIDGES, split_anchors
+from .search import RIDGES, gram_matrix, solve, split_anchors
 
 __all__ = ["AffineMap", "copy_vectors", "draw_random", "nearest_anchors", "procrustes_map", "projector", "ridge_map",
            "weighted_sum"]
@@ -98,18 +98,10 @@ def ridge_map(x: Tensor, y: Tensor, ridge: float | Literal["auto"] = "auto", see
 
 
 def _ridge_maps(x: Tensor, y: Tensor, ridges: tuple[float, ...]) -> dict[float, AffineMap]:
-    """{ridge: map}, all from one factorisation."""
+    """{ridge: map}, all from one Gram matrix. Directions that no anchor spans get no weight."""
     x, y, x_mean, y_mean = _centered(x, y)
-    left, values, basis = torch.linalg.svd(x, full_matrices=False)
-    tiny = values.amax() * max(x.shape) * torch.finfo(values.dtype).eps
-    projected = left.T @ y
-    shift = values.square().sum() / x.shape[1]
-
-    def solve(ridge: float) -> Tensor:
-        shrunk = torch.where(values > tiny, values / (values.square() + ridge * shift).clamp_min(tiny**2), 0.0)
-        return basis.T @ (shrunk[:, None] * projected)
-
-    return {ridge: AffineMap(solve(ridge), x_mean, y_mean) for ridge in ridges}
+    gram, projected = gram_matrix(x), y.T @ x
+    return {ridge: AffineMap(solve(gram, projected, ridge).T, x_mean, y_mean) for ridge in ridges}
 
 
 def procrustes_map(x: Tensor, y: Tensor, whiten: bool = False) -> AffineMap:

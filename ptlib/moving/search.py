@@ -19,8 +19,8 @@ from ..progress import progress_bar
 from .relative import relative_representation
 
 __all__ = ["HELD_OUT", "NORMALIZATIONS", "RIDGES", "Moments", "best_fit", "choose_ridge", "closed_form", "fit_score",
-           "gradient_search", "held_out_fit", "matching_loss", "moments", "normalize_prompt", "ridge_fits", "solve",
-           "split_anchors", "split_moments"]
+           "gradient_search", "gram_matrix", "held_out_fit", "matching_loss", "moments", "normalize_prompt",
+           "ridge_fits", "solve", "split_anchors", "split_moments"]
 
 NORMALIZATIONS = ("none", "scale", "affine", "affine-in-loss", "norm-preserving", "centered-norm")
 RIDGES = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
