@@ -8,7 +8,7 @@ anchors only once. With a mask (the paper's top-k), only the anchors in each vec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 
 import torch
@@ -85,6 +85,20 @@ class Moments:
                        self.projected + other.projected + (weight * r).unsqueeze(-1) * a,
                        self.square + other.square + weight * r.square())
 
+    def __sub__(self, other: Moments) -> Moments:
+        """The moments of the other anchors, where ``other`` has those of a part of these."""
+        count = self.count - other.count
+        share, weight = other.count / count, self.count * other.count / count
+        a, r = other.anchor - self.anchor, other.entry - self.entry
+        return Moments(count, self.anchor - share.unsqueeze(-1) * a, self.entry - share * r,
+                       self.gram - other.gram - weight[..., None, None] * outer(a, a),
+                       self.projected - other.projected - (weight * r).unsqueeze(-1) * a,
+                       self.square - other.square - weight * r.square())
+
+    def of_vector(self, i: int) -> Moments:
+        """Those of one of n vectors that share their anchors."""
+        return replace(self, entry=self.entry[i], projected=self.projected[i], square=self.square[i])
+
     def products(self, center: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """AᵀA, Aᵀr and rᵀr; with ``center`` those of the deviations from the means."""
         if center:
@@ -129,13 +143,24 @@ def moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
         dtype: of the products within a block; float32 takes half the time.
     """
     if mask is not None:
-        k = len(anchors)
-        rows = [moments(row[kept], anchors[kept], None, dtype)
-                for row, kept in zip(relative.reshape(-1, k), mask.reshape(-1, k), strict=True)]
+        rows = _moments_of_masks(relative.reshape(-1, len(anchors)), anchors, mask.reshape(-1, len(anchors)), dtype)
         parts = (torch.stack([getattr(row, field.name) for row in rows]) for field in fields(Moments))
         return Moments(*(part.unflatten(0, relative.shape[:-1]) for part in parts))
     blocks = zip(relative.split(BLOCK, -1), anchors.split(BLOCK), strict=True)
     return reduce(Moments.__add__, (_moments_of_block(r.to(dtype), a.to(dtype)) for r, a in blocks))
+
+
+def _moments_of_masks(relative: Tensor, anchors: Tensor, masks: Tensor, dtype: torch.dtype) -> list[Moments]:
+    """The moments of each vector's own anchors, of those it keeps or of those it leaves out, whichever are fewer."""
+    keeps_most = 2 * masks.sum(1) > len(anchors)
+    every = moments(relative, anchors, None, dtype) if keeps_most.any() else None
+    found = []
+    for i, (row, kept) in enumerate(zip(relative, masks, strict=True)):
+        if every is not None and keeps_most[i]:
+            found.append(every.of_vector(i) - moments(row[~kept], anchors[~kept], None, dtype))
+        else:
+            found.append(moments(row[kept], anchors[kept], None, dtype))
+    return found
 
 
 def _moments_of_block(r: Tensor, a: Tensor) -> Moments:

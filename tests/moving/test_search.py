@@ -46,7 +46,7 @@ def relative(anchors):
     return relative_representation(torch.randn(2, 3, 8, generator=draws(3)), source)
 
 
-@pytest.fixture(params=[None, 25], ids=["all anchors", "top 25"])
+@pytest.fixture(params=[None, 25, 45], ids=["all anchors", "top 25", "top 45"])
 def mask(request, relative):
     """The anchors that count for each vector."""
     return None if request.param is None else top_k_mask(relative, request.param)
