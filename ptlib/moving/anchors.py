@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, tensor
 
@@ -131,10 +132,22 @@ class _Shared(NamedTuple):
 
 
 def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
-    if not all(vocabulary.is_kept for vocabulary in vocabularies):
-        return _find(vocabularies)
-    key = [content_digest(Path(__file__)), *(vocabulary.digest for vocabulary in vocabularies)]
-    return _Shared(*kept("anchors", key, lambda: _find(vocabularies)))
+    """Found once for the same objects, and once for the content of large vocabularies."""
+    first, *others = vocabularies
+    with_others = _known.setdefault(first, {})
+    same, found = with_others.get(tuple(map(id, others)), ((), None))
+    if found is None or [other() for other in same] != others:  # the id of an object that is gone is given again
+        if all(vocabulary.is_kept for vocabulary in vocabularies):
+            key = [content_digest(Path(__file__)), *(vocabulary.digest for vocabulary in vocabularies)]
+            found = _Shared(*kept("anchors", key, lambda: _find(vocabularies)))
+        else:
+            found = _find(vocabularies)
+        with_others[tuple(map(id, others))] = tuple(map(ref, others)), found
+    return found
+
+
+_known: WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], tuple[tuple[ref[Vocabulary], ...], _Shared]]]
+_known = WeakKeyDictionary()
 
 
 def _find(vocabularies: Sequence[Vocabulary]) -> _Shared:

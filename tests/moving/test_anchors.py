@@ -2,7 +2,8 @@
 
 import pytest
 
-from ptlib import AnchorError, load_lm, shared_anchors
+from ptlib import AnchorError, LanguageModel, load_lm, shared_anchors
+from ptlib.moving import anchors as module
 
 SELECTIONS = [{}, {"num": 20, "select": "random"}, {"num": 20, "select": "frequent"}]
 
@@ -122,3 +123,25 @@ def test_anchors_left_out_to_judge(lms):
         assert others.of(lm).equal(lm.embeddings[lm.word_ids(others.words)])
     with pytest.raises(AnchorError, match=f"leaving out {len(everything)} words removes all 20 anchors"):
         judges.without(everything.words)
+
+
+def test_shared_words_are_found_once_for_the_same_models(toys, monkeypatch):
+    """And anew for other models, also for one that takes the place of another in memory."""
+    asked = []
+
+    def find(vocabularies):
+        asked.append(vocabularies)
+        return found(vocabularies)
+
+    found = module._find
+    monkeypatch.setattr(module, "_find", find)
+    one, other = (LanguageModel(toys[name].model, toys[name].tokenizer, name, toys[name].kind)
+                  for name in ("bert", "roberta"))
+    first = shared_anchors(one, other)
+    assert shared_anchors(one, other, num=5, select="random").words[0] in first.words and len(asked) == 1
+    assert {*shared_anchors(other, one).words} == {*first.words} and len(asked) == 2
+    third = LanguageModel(toys["greek"].model, toys["greek"].tokenizer, "greek", "masked")
+    module._known[one] = {(id(third),): module._known[one][(id(other),)]}
+    with pytest.raises(AnchorError):
+        shared_anchors(one, third)
+    assert len(asked) == 3
