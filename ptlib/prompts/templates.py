@@ -121,7 +121,10 @@ class Template:
                 raise PromptMismatchError(f"template {self.text!r} has slots after [Y], which a causal LM "
                                           f"({lm.name}) does not see; put [Y] last")
             parts, end = parts[:cut], []
-        return [OPENING] * (lm.loses_first_token and parts[0] == "[X]") + parts, start, end
+            blank = not parts[0].strip()  # a space before the first subject does not make it the second token
+            if lm.loses_first_token and parts[blank] == "[X]":
+                parts = [OPENING, *parts[blank:]]
+        return parts, start, end
 
     def length(self, lm: LanguageModel) -> int:
         """How many tokens an LM reads, without those of the subject.

@@ -200,5 +200,6 @@ def test_text_stands_before_a_subject_that_the_lm_would_hardly_read(lms, kind, l
         return layout.ids
 
     assert (read("[X] lies in [Y] .") == read(". [X] lies in [Y] .")) == loses
+    assert (read(" [X] lies in [Y] .") == read(". [X] lies in [Y] .")) == loses
     assert read("In [X] lies [Y] .") != read(". In [X] lies [Y] ."), "words stand first already"
     assert read("[V] [X] [Y] .") != read(". [V] [X] [Y] ."), "as do vectors, which can do without the first"
