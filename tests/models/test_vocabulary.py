@@ -150,12 +150,15 @@ KINDS = {**TOKENIZERS, "unigram, uncased": uncased,
          **{f"family {kind}": partial(tokenizer_of, kind) for kind in families.TOKENIZERS}}
 
 
+def tokenizer_named(name: str) -> PreTrainedTokenizerFast:
+    made = KINDS[name]()
+    return made if not isinstance(made, Tokenizer) else PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", pad_token="<pad>", mask_token="<mask>")
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_the_words_are_those_that_are_found_one_by_one(name):
-    tokenizer = KINDS[name]()
-    if isinstance(tokenizer, Tokenizer):
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
-                                            mask_token="<mask>")
+    tokenizer = tokenizer_named(name)
     found = Vocabulary(tokenizer, name, len(tokenizer)).words
     expected = plain_words_of(tokenizer, name)
     assert len(expected) > 30
@@ -164,10 +167,7 @@ def test_the_words_are_those_that_are_found_one_by_one(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_looking_a_word_up_gives_the_same_before_and_after_the_words_are_found(name):
-    tokenizer = KINDS[name]()
-    if isinstance(tokenizer, Tokenizer):
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
-                                            mask_token="<mask>")
+    tokenizer = tokenizer_named(name)
     asked = [*(word.title() for word in WORDS), *(word.lower() for word in WORDS), *WORDS, "Qarqar", "ﬁve", "café", "a",
              "ing", ",", "of the", "▁of", "▁", "Ġof", "", " ", "##s", "<mask>"]
     before, after = (Vocabulary(tokenizer, name, len(tokenizer)) for _ in range(2))
