@@ -250,8 +250,8 @@ FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix in lower 
 
 
 def format_of(path: str) -> type[ModelFiles]:
-    """The class that reads a model at ``path``, by its suffix in upper or lower case."""
-    return FORMATS.get(Path(path).suffix.lower(), HuggingFaceFiles)
+    """The class that reads a model at ``path``: a file by its suffix in upper or lower case, and any folder."""
+    return HuggingFaceFiles if Path(path).is_dir() else FORMATS.get(Path(path).suffix.lower(), HuggingFaceFiles)
 
 
 def check_loaded(info: Mapping[str, Any], kind: str) -> None:

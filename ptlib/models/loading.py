@@ -68,11 +68,13 @@ def find_model(name: str) -> str:
         if name not in known:
             raise ModelLoadError(f"the zoo has no model {name!r}; expected one of {', '.join(known)}")
         return str(ZOO / name.removeprefix("zoo/"))
+    if Path(path).is_dir():
+        return path
     if Path(path).suffix.lower() in FORMATS:
         if not Path(path).is_file():
             raise ModelLoadError(f"there is no file {name!r}; give the path of a file that exists, or of a folder in "
                                  "Hugging Face format")
-    elif not Path(path).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelLoadError(f"there is no folder {name!r}; give a folder with config.json, model.safetensors and "
                              f"tokenizer.json, a hub id such as 'bert-base-cased', or one of {', '.join(list_lms())}")
     return path

@@ -288,3 +288,8 @@ def test_gated_or_unknown_on_the_hub(tmp_path):
     assert "toys/gated" in gated and "gated" in gated and "hf auth login" in gated
     assert "toys/unknown" in unknown and "the model does not exist" in unknown
     assert "offline" not in gated + unknown
+
+
+def test_a_folder_may_be_named_like_a_file(toys, tmp_path):
+    folder = shutil.copytree(toys["bert"].name, tmp_path / "toy.gguf")
+    assert load_lm(folder).fingerprint == toys["bert"].fingerprint
