@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,7 +195,9 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
     texts = [[*(i for at, i in enumerate(layout.ids) if at not in layout.slots), int(target)]
              for layout, target in zip(layouts, targets, strict=True)]
     torch.manual_seed(seed)
-    model = get_peft_model(lm.model, PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_vectors))
+    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_vectors)
+    with without_future_warnings():
+        model = get_peft_model(lm.model, config)
     steps = epochs * -(-len(train) // TRAIN_BATCH)
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer, schedule = scheduled_adamw(parameters, lr, steps)
@@ -211,6 +214,14 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
     seconds = time.perf_counter() - began
     vectors = model.get_prompt_embedding_to_save("default")
     return Tuned(prompt_of(lm, vectors, template, task), epochs * len(train), seconds)
+
+
+@contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """Inside this context, nothing is said of what PEFT asks of a later transformers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def scheduled_adamw(parameters: Sequence[Tensor], lr: float, steps: int) -> tuple[torch.optim.AdamW,
@@ -292,7 +303,8 @@ def peft_answers(lm: LanguageModel, folder: str | Path, examples: Sequence[Examp
     """
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(lm.model, folder)
+    with without_future_warnings():
+        model = PeftModel.from_pretrained(lm.model, folder)
     answers = []
     for example in examples:
         classes = [words_of_class(given) for given in example.choices or ()]
