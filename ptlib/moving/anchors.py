@@ -131,6 +131,11 @@ class _Shared(NamedTuple):
     duplicates: int
 
 
+# {first vocabulary: {ids of the others: (the others, what they share)}}
+_known: WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], tuple[tuple[ref[Vocabulary], ...], _Shared]]]
+_known = WeakKeyDictionary()
+
+
 def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
     """Found once for the same objects, and once for the content of large vocabularies."""
     first, *others = vocabularies
@@ -144,10 +149,6 @@ def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
             found = _find(vocabularies)
         with_others[tuple(map(id, others))] = tuple(map(ref, others)), found
     return found
-
-
-_known: WeakKeyDictionary[Vocabulary, dict[tuple[int, ...], tuple[tuple[ref[Vocabulary], ...], _Shared]]]
-_known = WeakKeyDictionary()
 
 
 def _find(vocabularies: Sequence[Vocabulary]) -> _Shared:

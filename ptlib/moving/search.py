@@ -85,15 +85,13 @@ class Moments:
                        self.projected + other.projected + (weight * r).unsqueeze(-1) * a,
                        self.square + other.square + weight * r.square())
 
+    def __neg__(self) -> Moments:
+        """What adds up to nothing with these moments."""
+        return replace(self, count=-self.count, gram=-self.gram, projected=-self.projected, square=-self.square)
+
     def __sub__(self, other: Moments) -> Moments:
         """The moments of the other anchors, where ``other`` has those of a part of these."""
-        count = self.count - other.count
-        share, weight = other.count / count, self.count * other.count / count
-        a, r = other.anchor - self.anchor, other.entry - self.entry
-        return Moments(count, self.anchor - share.unsqueeze(-1) * a, self.entry - share * r,
-                       self.gram - other.gram - weight[..., None, None] * outer(a, a),
-                       self.projected - other.projected - (weight * r).unsqueeze(-1) * a,
-                       self.square - other.square - weight * r.square())
+        return self + -other
 
     def of_vector(self, i: int) -> Moments:
         """Those of one of n vectors that share their anchors."""

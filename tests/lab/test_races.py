@@ -43,9 +43,10 @@ def test_the_references_search_is_the_papers_with_ten_vectors(race, relative):
 
 
 def test_the_closed_form_matches_best(race, relative):
-    found, ridge = races.closed_form_search(relative, race.target, seed=0)
-    largest = found.abs().max().item()  # products of float32
-    torch.testing.assert_close(found, closed_form(relative, race.target, ridge), rtol=0, atol=1e-5 * largest)
+    found, ridge = races.closed_form_search(relative.double(), race.target, seed=0)
+    torch.testing.assert_close(found, closed_form(relative, race.target, ridge))
+    rounded, same = races.closed_form_search(relative, race.target, seed=0)  # by products of float32
+    assert same == ridge and (rounded - found).abs().max() < 1e-5 * found.abs().max()
     assert ridge in RIDGES
     everything = torch.ones_like(relative, dtype=torch.bool)
     slow = races.plain_search(relative, race.target, everything, steps=STEPS, seed=0)
