@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 import ptlib
 from ptlib import Example, Task
+from ptlib.models import loading
 from ptlib.zoo.pretraining import Spec, build_model
 from ptlib.zoo.tokenization import frame, train_tokenizer
 
@@ -37,6 +38,15 @@ GREEK = ["η Αθήνα είναι πόλη της Ελλάδας ."]
 @pytest.fixture(scope="session", autouse=True)
 def _silent():
     ptlib.set_progress(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _on_the_cpu():
+    """Most tests compare with tensors of their own, on the CPU; ``test_devices.py`` names a device."""
+    on_any = loading.full_device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "full_device", lambda device: "cpu" if device == "auto" else on_any(device))
+        yield
 
 
 def save_toy(folder: Path, spec: Spec, tokenizer) -> ptlib.LanguageModel:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +19,8 @@ from ..prompts.templates import Template
 from ..tasks.task import Example, LabelWord, words_of_class
 
 __all__ = ["Candidates", "answerable", "candidates_of", "chosen_words", "scorable"]
+
+Word = TypeVar("Word", str, LabelWord)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,13 @@ class Candidates:
 
     def pooled(self, scores: Tensor) -> Tensor:
         """(B, C) the score of each candidate: the mean over its words, whose scores are (B, words)."""
-        if not self.owners:
-            return scores
-        owners = torch.tensor(self.owners, device=scores.device)
-        return scores.new_zeros(len(scores), len(self)).index_add(1, owners, scores) / owners.bincount()
+        return mean_by_owner(scores, self.owners) if self.owners else scores
+
+
+def mean_by_owner(scores: Tensor, owners: Sequence[int]) -> Tensor:
+    """(B, C) the mean of those of the scores (B, words) that belong to each of C owners, counted from 0."""
+    index = torch.tensor(owners, device=scores.device)
+    return scores.new_zeros(len(scores), max(owners) + 1).index_add(1, index, scores) / index.bincount()
 
 
 def chosen_words(candidates: Iterable[str] | None, examples: Iterable[Example]) -> list[str] | None:
@@ -209,14 +215,17 @@ def scorable(lm: LanguageModel, examples: Sequence[Example],
     return kept, columns, tuple(dropped)
 
 
-def answerable(words: Iterable[str], asked: Iterable[tuple[LanguageModel, str]]) -> list[str]:
+def answerable(words: Iterable[Word], asked: Iterable[tuple[LanguageModel, str]]) -> list[Word]:
     """The words that are one token of every LM at the answer slot of its template.
 
     Args:
-        words: the words to choose from.
+        words: the words to choose from. Of the words of a class, a tuple, some may be left.
         asked: (LM, template) pairs.
     """
-    words = list(words)
+    given = list(words)
+    known = list(dict.fromkeys(word for one in given for word in words_of_class(one)))
     for lm, place in dict.fromkeys((lm, Template(template).place) for lm, template in asked):
-        words = [word for word, i in zip(words, lm.word_ids(words, place), strict=True) if i is not None]
-    return words
+        known = [word for word, i in zip(known, lm.word_ids(known, place), strict=True) if i is not None]
+    left = set(known)
+    kept = (one if isinstance(one, str) else tuple(word for word in one if word in left) for one in given)
+    return [one for one in kept if one and (one in left or not isinstance(one, str))]

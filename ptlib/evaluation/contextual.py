@@ -43,6 +43,6 @@ def calibrate_contextually(prompt: Prompt, lm: LanguageModel, texts: Sequence[st
     """
     if isinstance(texts, str) or not len(texts):
         raise TaskError(f"texts={texts!r}; expected a list of texts without content, such as {list(EMPTY)}")
-    scores = answer_scores(lm, replace(prompt, offsets=None), texts, range(lm.vocab_size))
+    scores = answer_scores(lm, replace(prompt, offsets=None), texts)
     record = Calibrated(prompt.history, 1.0, (), target_forwards=len(texts), source_forwards=0)
     return replace(prompt, offsets=-scores.log_softmax(-1).mean(0), meta=record.as_json())

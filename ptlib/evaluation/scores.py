@@ -12,6 +12,8 @@ from ..errors import TaskError
 from ..models.lm import LanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template, batches, collate
+from ..tasks.task import LabelWord, words_of_class
+from .candidates import mean_by_owner
 
 __all__ = ["answer_distributions", "answer_scores", "candidate_scores", "mean_answers"]
 
@@ -51,10 +53,7 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         tokens. If all candidates are single tokens, the scores are logits, which have the same order.
     """
     if max(map(len, candidates)) == 1:
-        ids = torch.tensor([token for token, in candidates], device=lm.device)
-        added = 0 if offsets is None else offsets.to(lm.device)[ids]
-        for rows, batch in batches(layouts, lm):
-            yield rows, batch.logits(lm, vectors)[:, ids] + added
+        yield from token_scores(lm, layouts, vectors, torch.tensor([token for token, in candidates]), offsets)
         return
     if offsets is not None:
         raise TaskError("the prompt is calibrated, which is known for answers of one token only; leave multi_token out")
@@ -74,26 +73,45 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
         yield rows, scores / lengths
 
 
+def token_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor, ids: Tensor | None,
+                 offsets: Tensor | None) -> Iterator[tuple[list[int], Tensor]]:
+    """The logits of tokens ``ids``, of all if None, plus their offsets: batches as ``candidate_scores`` yields them."""
+    ids = None if ids is None else ids.to(lm.device)
+    added = 0 if offsets is None else offsets.to(lm.device)[slice(None) if ids is None else ids]
+    for rows, batch in batches(layouts, lm):
+        yield rows, batch.logits(lm, vectors, ids) + added
+
+
 @torch.inference_mode()
-def answer_scores(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], ids: Sequence[int]) -> Tensor:
-    """(n, ids) the logits of tokens at the answer slot for each subject, with the prompt's offsets, on the CPU.
+def answer_scores(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str],
+                  ids: Sequence[int] | None = None) -> Tensor:
+    """The logits of tokens at the answer slot for each subject, with the prompt's offsets, on the CPU.
+
+    Args:
+        ids: n token ids; all V if None.
+
+    Returns:
+        (subjects, n).
 
     Raises:
         PromptMismatchError: the prompt was made for another LM.
     """
     prompt.check(lm)
     layouts = Template(prompt.template).layout(lm, subjects)
-    scores = torch.empty(len(subjects), len(ids))
-    for rows, found in candidate_scores(lm, layouts, prompt.vectors.to(lm.device), [[i] for i in ids], prompt.offsets):
+    scores = torch.empty(len(subjects), lm.vocab_size if ids is None else len(ids))
+    chosen = None if ids is None else torch.tensor(ids)
+    for rows, found in token_scores(lm, layouts, prompt.vectors.to(lm.device), chosen, prompt.offsets):
         scores[rows] = found.cpu()
     return scores
 
 
-def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str], words: Sequence[str]) -> Tensor:
+def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str],
+                         words: Sequence[LabelWord]) -> Tensor:
     """The probability of each word as the answer for each subject.
 
     Args:
-        words: words that are one token of ``lm`` at the answer slot.
+        words: words that are one token of ``lm`` at the answer slot. Several for one class, a tuple, count with the
+            mean of their logits.
 
     Returns:
         (n, words) float32 on the CPU. Each row sums to 1.
@@ -101,12 +119,15 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     Raises:
         PromptMismatchError: the prompt was made for another LM.
     """
-    ids = cast(list[int], lm.word_ids(words, Template(prompt.template).place))
-    return answer_scores(lm, prompt, subjects, ids).softmax(-1)
+    every = [word for given in words for word in words_of_class(given)]
+    scores = answer_scores(lm, prompt, subjects, cast(list[int], lm.word_ids(every, Template(prompt.template).place)))
+    if len(every) > len(words):
+        scores = mean_by_owner(scores, [i for i, given in enumerate(words) for _ in words_of_class(given)])
+    return scores.softmax(-1)
 
 
 def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],
-                 words: Sequence[str]) -> Tensor:
+                 words: Sequence[LabelWord]) -> Tensor:
     """The mean of ``answer_distributions`` over several LMs, each with its own prompt."""
     return sum((answer_distributions(lm, prompt, subjects, words)
                 for lm, prompt in zip(lms, prompts, strict=True)), start=torch.zeros(())) / len(lms)

@@ -152,7 +152,8 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
     template = default_template(num_vectors)
     train, targets = answerable_examples(lm, task.train)
     generator = torch.Generator().manual_seed(seed)
-    vectors = (lm.moments[0] + lm.moments[1] * torch.randn(num_vectors, lm.dim, generator=generator)).requires_grad_()
+    start = lm.moments[0] + lm.moments[1] * torch.randn(num_vectors, lm.dim, generator=generator)
+    vectors = start.to(lm.device).requires_grad_()
     steps = epochs * -(-len(train) // TRAIN_BATCH)
     optimizer, schedule = scheduled_adamw([vectors], lr, steps)
     every = max(1, steps // epochs // 3)
@@ -162,8 +163,8 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
             for rows in torch.randperm(len(train), generator=generator).split(TRAIN_BATCH):
                 layouts = Template(template).layout(lm, [train[i].subject for i in rows])
                 logits, answers = all_logits(lm, layouts, vectors)
-                labels = torch.full(logits.shape[:2], -100)
-                labels[torch.arange(len(rows)), answers] = targets[rows]
+                labels = torch.full_like(logits[..., 0], -100, dtype=torch.long)
+                labels[range(len(rows)), answers] = targets[rows]
                 optimizer.zero_grad()
                 lm.model.zero_grad()
                 cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
@@ -206,7 +207,7 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
         for rows in torch.randperm(len(train)).split(TRAIN_BATCH):
             batch = collate([Layout(texts[i], [], len(texts[i]) - 1) for i in rows], lm.device)
             labels = torch.full_like(batch.ids, -100)
-            labels[torch.arange(len(rows)), batch.answers] = targets[rows]
+            labels[range(len(rows)), batch.answers] = targets[rows]
             optimizer.zero_grad()
             model(input_ids=batch.ids, attention_mask=batch.mask, labels=labels).loss.backward()
             optimizer.step()
@@ -248,7 +249,7 @@ def answerable_examples(lm: LanguageModel, examples: Sequence[Example]) -> tuple
     """The examples with an object of one token, and these tokens."""
     ids = lm.word_ids([example.object for example in examples])
     kept = [(example, i) for example, i in zip(examples, ids, strict=True) if i is not None]
-    return [example for example, _ in kept], torch.tensor([i for _, i in kept])
+    return [example for example, _ in kept], torch.tensor([i for _, i in kept], device=lm.device)
 
 
 def prompt_of(lm: LanguageModel, vectors: Tensor, template: str, task: Task) -> Prompt:
@@ -273,13 +274,13 @@ def optiprompt_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Exampl
     Batches of 8 as they come, tokenized as they are read, and log-softmax over every position and the whole vocabulary.
     """
     examples, targets = answerable_examples(lm, examples)
-    words = torch.tensor(list(lm.words.values()))
+    words = torch.tensor(list(lm.words.values()), device=lm.device)
     hits: list[bool] = []
     for rows in torch.arange(len(examples)).split(EVAL_BATCH):
         layouts = Template(prompt.template).layout(lm, [examples[i].subject for i in rows])
         with torch.no_grad():
             logits, answers = all_logits(lm, layouts, prompt.vectors)
-            scores = log_softmax(logits, dim=-1)[torch.arange(len(rows)), answers]
+            scores = log_softmax(logits, dim=-1)[range(len(rows)), answers]
         hits += (words[scores[:, words].argmax(-1)] == targets[rows]).tolist()
     return hits
 
@@ -287,7 +288,7 @@ def optiprompt_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Exampl
 def plain_hits(lm: LanguageModel, prompt: Prompt, examples: Sequence[Example]) -> list[bool]:
     """The same by a plain loop: one fact after another, each read alone."""
     examples, targets = answerable_examples(lm, examples)
-    words = torch.tensor(list(lm.words.values()))
+    words = torch.tensor(list(lm.words.values()), device=lm.device)
     hits = []
     for example, target in zip(examples, targets, strict=True):
         with torch.no_grad():

@@ -30,7 +30,7 @@ from ..prompts.history import Moved, Tuned
 from ..prompts.prompt import Prompt, demonstrated_prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
-from ..tasks.task import Example, Task, words_of_class
+from ..tasks.task import Example, LabelWord, Task
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
 
@@ -127,10 +127,9 @@ class Study:
         return {task.name: [example.subject for example in task.train] for task in self.tasks}
 
     @cached_property
-    def label_words(self) -> dict[str | None, list[str]]:
-        """{task.name: all words that stand for its classes}, of the classification tasks."""
-        return {task.name: [word for given in task.label_words.values() for word in words_of_class(given)]
-                for task in self.tasks if task.label_words}
+    def label_words(self) -> dict[str | None, list[LabelWord]]:
+        """{task.name: what stands for each of its classes}, of the classification tasks."""
+        return {task.name: list(task.label_words.values()) for task in self.tasks if task.label_words}
 
     def tuned(self, **options: Any) -> dict[str, dict[tuple[int, str], Prompt]]:
         """Tune prompts on each LM: {name: {(seed, task.name): Prompt}}. ``options`` are those of ``tune_seeds``."""
@@ -192,8 +191,9 @@ class Study:
             options: of ``refine_many``.
         """
         read = None if inputs is None else {key: inputs[prompt.task or ""] for key, prompt in prompts.items()}
+        meant = {key: self.label_words[prompt.task] for key, prompt in prompts.items()} if self.label_words else None
         return refine_many(prompts, self.lms[target], source=self.lms[source], teacher=teachers, inputs=read,
-                           **{"progress": False} | options)
+                           **{"progress": False, "candidates": meant} | options)
 
     def calibrate(self, prompts: Prompts, teachers: Prompts, source: str, target: str,
                   inputs: Mapping[str, Sequence[str]], **options: Any) -> dict[Any, Prompt]:

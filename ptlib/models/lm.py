@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..errors import ModelLoadError, NotFiniteError, first_line
 from .fingerprints import Checkpoint, fingerprint_of_memory, table_fingerprint
+from .heads import Head, head_of, only_words
 from .prefixes import Prefixes
-from .proof import prove, reuses
+from .proof import answers_alone, prove, reuses
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class LanguageModel(Vocabulary):
         super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
         self._checkpoint = checkpoint
+        self._head: Head | None = None
         broken = self.given_ids[~finite_rows(self.embeddings)[self.given_ids]].tolist()
         if broken:
             first = tokenizer.convert_ids_to_tokens(broken[0])
@@ -230,8 +232,19 @@ class LanguageModel(Vocabulary):
         prefixes = Prefixes(self.model)
         return prefixes if self.kind == "causal" and reuses(self, prefixes) else None
 
+    @cached_property
+    def _answers_alone(self) -> bool:
+        """Whether the model can be asked for the logits of some words alone."""
+        return answers_alone(self)
+
+    def head(self, ids: Tensor) -> Head | None:
+        """The rows of some tokens in the model's last layer, kept until other tokens are asked for; see ``head_of``."""
+        if self._head is None or not torch.equal(self._head.ids, ids):
+            self._head = head_of(self.model, ids)
+        return self._head
+
     def answer_logits(self, ids: Tensor, mask: Tensor, slots: Tensor, vectors: Tensor, answers: Tensor,
-                      past: tuple[DynamicCache, Tensor] | None = None) -> Tensor:
+                      past: tuple[DynamicCache, Tensor] | None = None, words: Tensor | None = None) -> Tensor:
         """The logits at the answer slot, with prompt vectors in place of the embeddings at ``slots``.
 
         Args:
@@ -241,9 +254,11 @@ class LanguageModel(Vocabulary):
             vectors: (m, d) one prompt for all rows, or (B, m, d) one for each.
             answers: (B,) the positions at which the model predicts the answer.
             past: what stands before each row, as ``prefixes.cache`` gives it; None if nothing does.
+            words: (n,) the token ids whose logits are wanted; all if None. Of few words they are computed alone, and
+                in float32 whatever the type of the weights.
 
         Returns:
-            (B, V) float32.
+            (B, V) float32, or (B, n).
 
         Raises:
             NotFiniteError: some logits are not finite.
@@ -268,8 +283,11 @@ class LanguageModel(Vocabulary):
             inputs |= {"past_key_values": cache, "use_cache": True,
                        "position_ids": earlier.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device)}
             mask = torch.cat([earlier, mask], 1)
-        with only_positions(self.model, rows, answers):
+        head = None if words is None or not self._answers_alone else self.head(words)
+        with only_positions(self.model, rows, answers), only_words(self.model, head):
             [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()
+        if words is not None and head is None:
+            logits = logits[:, words]
         if len(logits) != len(ids):
             raise ModelLoadError(f"the head of {type(self.model).__name__} reads more than the hidden states of the "
                                  "last layer; expected a model with a head that reads only those")

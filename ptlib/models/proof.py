@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelLoadError, first_line
+from .heads import head_of, only_words
 
 if TYPE_CHECKING:
     from .lm import LanguageModel
     from .prefixes import Prefixes
 
-__all__ = ["Proof", "prove", "reuses"]
+__all__ = ["Proof", "answers_alone", "prove", "reuses"]
 
 SHORT, LONG = 3, 6  # the lengths of two sequences in tokens; a batch of both needs padding
 MIDDLE = 1  # the position at which a token is exchanged for another
@@ -113,6 +114,22 @@ def reuses(lm: LanguageModel, prefixes: Prefixes) -> bool:
         if not (alone - remembered[row, lm.given_ids]).abs().max() <= rounding(lm, alone):
             return False
     return True
+
+
+@torch.inference_mode()
+def answers_alone(lm: LanguageModel) -> bool:
+    """Whether the last layer, asked for some words alone, gives the logits that it gives them among all others."""
+    text = ordinary_tokens(lm)
+    words = text.unique()
+    head, where = head_of(lm.model, words), torch.tensor([0], device=lm.device)
+    slots = where[:0].expand(1, 0)
+    whole = lm.answer_logits(text[None], torch.ones_like(text[None]), slots, lm.embeddings[:0], where)
+    try:
+        with only_words(lm.model, head):
+            found = lm.answer_logits(text[None], torch.ones_like(text[None]), slots, lm.embeddings[:0], where)
+    except RuntimeError:  # something behind the last layer expects all words, such as a bias
+        return False
+    return found.shape[1] == len(words) and bool((found - whole[:, words]).abs().max() <= rounding(lm, whole))
 
 
 def rounding(lm: LanguageModel, logits: Tensor) -> Tensor:

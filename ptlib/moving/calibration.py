@@ -71,14 +71,14 @@ def calibrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Sequ
     words = answerable(shared_anchors(lm, *sources).words, [(one, made.template) for one, made in asked])
     ids, *ids_of_sources = ([i for i in one.word_ids(words, Template(made.template).place) if i is not None]
                             for one, made in asked)
-    whole = answer_scores(lm, bare, inputs, range(lm.vocab_size))
+    whole = answer_scores(lm, bare, inputs)
     own = whole[:, ids]
     answers = [answer_scores(one, made, inputs, columns).log_softmax(-1) for one, made, columns in
                zip(sources, teachers, ids_of_sources, strict=True)]
     meant = torch.stack([found.mean(0) for found in answers]).mean(0)
     wanted = meant.min().repeat(lm.vocab_size)
     wanted[ids] = meant
-    difference = wanted - (whole - own.logsumexp(-1, keepdim=True)).mean(0)
+    difference = wanted - (whole.mean(0) - own.logsumexp(-1).mean())
     difference -= difference[ids].mean()
     if strength is None:
         reference = torch.stack([found.exp() for found in answers]).mean(0)

@@ -19,7 +19,7 @@ from ..models.lm import LanguageModel
 from ..prompts.history import Demonstrated
 from ..prompts.prompt import Prompt, behind, varied
 from ..prompts.templates import Template
-from ..tasks.task import Example
+from ..tasks.task import Example, LabelWord, words_of_class
 from .selection import answer_words, check_inputs, pairs
 
 __all__ = ["demonstrate"]
@@ -27,7 +27,7 @@ __all__ = ["demonstrate"]
 
 def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Sequence[LanguageModel],
                 teacher: Prompt | Sequence[Prompt], inputs: Sequence[str], count: int = 5,
-                candidates: Iterable[str] | None = None) -> Prompt:
+                candidates: Iterable[LabelWord] | None = None) -> Prompt:
     """Put inputs before the question, each with the source's answer.
 
     Args:
@@ -38,8 +38,8 @@ def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Se
         inputs: unlabelled subjects, of which those are taken that the source is surest of, first of all with different
             answers.
         count: how many are shown, or fewer if ``lm`` could not read the longest of the inputs behind them.
-        candidates: the words to answer with, such as the label words of a classification. By default, all words that
-            the LMs share.
+        candidates: the words to answer with, such as the label words of a classification: of a class of several, a
+            tuple, the first. By default, all words that the LMs share.
 
     Returns:
         The Prompt. Its template holds the inputs and answers, its vectors (or mixture) are repeated in each of them.
@@ -65,7 +65,8 @@ def demonstrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Se
                                   "inputs")
     words, _ = answer_words([(lm, prompt), *zip(sources, teachers, strict=True)], candidates)
     sureness, best = mean_answers(sources, teachers, inputs, words).max(-1)
-    answered = [Example(inputs[i], words[best[i]]) for i in sureness.argsort(descending=True, stable=True).tolist()]
+    order = sureness.argsort(descending=True, stable=True).tolist()
+    answered = [Example(inputs[i], words_of_class(words[best[i]])[0]) for i in order]
     shown = varied(answered, count)
     longest = max(map(len, lm.tokenize_after(f" {text}" for text in inputs)))
     while shown and not fits(found := behind(shown, prompt), lm, longest):

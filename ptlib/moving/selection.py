@@ -25,6 +25,7 @@ from ..evaluation.scores import answer_distributions, mean_answers
 from ..models.lm import LanguageModel
 from ..prompts.history import Selected
 from ..prompts.prompt import Prompt
+from ..tasks.task import LabelWord, words_of_class
 from .anchors import shared_anchors
 
 __all__ = ["agreement", "answer_words", "check_inputs", "overlap", "pairs", "select"]
@@ -33,7 +34,7 @@ __all__ = ["agreement", "answer_words", "check_inputs", "overlap", "pairs", "sel
 def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str], *,
               source: LanguageModel | Sequence[LanguageModel] | None = None,
               teacher: Prompt | Sequence[Prompt] | None = None,
-              candidates: Iterable[str] | None = None) -> dict[Any, float]:
+              candidates: Iterable[LabelWord] | None = None) -> dict[Any, float]:
     """How much each prompt's answers agree with those of the source, or with those of the other prompts.
 
     It needs no labels.
@@ -45,8 +46,8 @@ def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence
         source: the LM that gives the reference answers. With several LMs, their mean distribution is the reference. If
             None, each prompt is compared with the others.
         teacher: the prompt that was tuned on the source for this task; one for each source.
-        candidates: words that may answer, such as the label words of a classification. Words that are not one token in
-            every LM are left out. By default, all words that the LMs share.
+        candidates: words that may answer, such as the label words of a classification, with a tuple for a class of
+            several. Words that are not one token in every LM are left out. By default, all words that the LMs share.
 
     Returns:
         {name: agreement}, from 0 to 1, the mean over the inputs. With a source, it is the overlap Σ min(p, q) between
@@ -64,7 +65,7 @@ def agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence
 
 def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str],
                sources: Sequence[LanguageModel], teachers: Sequence[Prompt],
-               candidates: Iterable[str] | None) -> tuple[dict[Any, float], int]:
+               candidates: Iterable[LabelWord] | None) -> tuple[dict[Any, float], int]:
     """``agreement``, and how many candidates were left out."""
     _check(lm, prompts, sources, teachers, inputs)
     asked = [*((lm, prompt) for prompt in prompts.values()), *zip(sources, teachers, strict=True)]
@@ -83,7 +84,7 @@ def _agreement(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequenc
 
 def select(lm: LanguageModel, prompts: Mapping[Any, Prompt], inputs: Sequence[str], *,
            source: LanguageModel | Sequence[LanguageModel] | None = None,
-           teacher: Prompt | Sequence[Prompt] | None = None, candidates: Iterable[str] | None = None) -> Prompt:
+           teacher: Prompt | Sequence[Prompt] | None = None, candidates: Iterable[LabelWord] | None = None) -> Prompt:
     """The prompt with the highest ``agreement``; the first of them if several are equal.
 
     Arguments and errors are those of ``agreement``.
@@ -107,10 +108,11 @@ def overlap(one: Tensor, other: Tensor) -> float:
 
 
 def answer_words(asked: Sequence[tuple[LanguageModel, Prompt]],
-                 candidates: Iterable[str] | None) -> tuple[list[str], int]:
+                 candidates: Iterable[LabelWord] | None) -> tuple[list[LabelWord], int]:
     """The candidates that are one token in every LM and template, and how many others there are."""
     lms = list(dict.fromkeys(lm for lm, _ in asked))
-    given = list(shared_anchors(*lms).words) if candidates is None else sorted(set(candidates))
+    given: list[LabelWord] = [*shared_anchors(*lms).words] if candidates is None else sorted(set(candidates),
+                                                                                             key=words_of_class)
     words = answerable(given, [(lm, prompt.template) for lm, prompt in asked])
     if len(words) < 2:
         raise TaskError(f"{len(words)} of {len(given)} candidates are one token in "

@@ -20,23 +20,24 @@ from ..moving.anchors import shared_anchors
 from ..prompts.history import Refined
 from ..prompts.prompt import Prompt, common_template, salted_generator
 from ..prompts.templates import Template
-from ..tasks.task import Example
+from ..tasks.task import Example, LabelWord, words_of_class
 from .training import Data, FreeVectors, Trainee, train
 from .tuning import labelled
 
 __all__ = ["refine", "refine_many"]
 
 NEEDS = {"distill": {"source", "teacher"}, "few-shot": {"examples"}}
-TAKES = {"distill": {"source", "teacher", "inputs"}, "few-shot": {"examples"}}
+TAKES = {"distill": {"source", "teacher", "inputs", "candidates"}, "few-shot": {"examples"}}
 EPOCHS = {"distill": 15, "few-shot": 30}
 HELD_OUT = 0.2  # share of the inputs that the best epoch is chosen on
 PLAIN_WORDS = 100  # how many shared words serve as inputs if none are given
 
 
 def refine(prompt: Prompt, lm: LanguageModel, *, teacher: Prompt | Sequence[Prompt] | None = None,
-           inputs: Sequence[str] | None = None, examples: Sequence[Example] | None = None, **options: Any) -> Prompt:
+           inputs: Sequence[str] | None = None, candidates: Sequence[LabelWord] | None = None,
+           examples: Sequence[Example] | None = None, **options: Any) -> Prompt:
     """Refine one prompt; ``options`` and errors are those of ``refine_many``."""
-    own = {"teacher": teacher, "inputs": inputs, "examples": examples}
+    own = {"teacher": teacher, "inputs": inputs, "candidates": candidates, "examples": examples}
     options |= {name: {"prompt": value} for name, value in own.items() if value is not None}
     return refine_many({"prompt": prompt}, lm, **options)["prompt"]
 
@@ -45,15 +46,16 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                 source: LanguageModel | Sequence[LanguageModel] | None = None,
                 teacher: Mapping[Any, Prompt | Sequence[Prompt]] | None = None,
                 inputs: Mapping[Any, Sequence[str]] | None = None,
+                candidates: Mapping[Any, Sequence[LabelWord]] | None = None,
                 examples: Mapping[Any, Sequence[Example]] | None = None, decline: bool = False,
                 epochs: int | None = None, lr: float = 5e-3, seed: int = 0,
                 progress: bool = True) -> dict[Any, Prompt]:
     """Improve existing prompts on their LM, all in one batch.
 
     ``"distill"`` needs no label. On unlabelled inputs, the prompt learns to predict what the sources predict with their
-    own prompts: their mean distribution over the words that all LMs share. It keeps the epoch with the best agreement
-    on a held-out fifth of the inputs. ``"few-shot"`` tunes on labelled examples, and keeps the epoch that is best on
-    the same examples.
+    own prompts: their mean distribution over the words that all LMs share, or over the candidates. It keeps the epoch
+    with the best agreement on a held-out fifth of the inputs. ``"few-shot"`` tunes on labelled examples, and keeps the
+    epoch that is best on the same examples.
 
     Args:
         prompts: {name: prompt for ``lm``}, all with the same template. The results have free vectors, even if these
@@ -63,6 +65,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
         source: the LM that teaches, or several; for "distill".
         teacher: {name: the source's own prompt, or one for each source}; for "distill".
         inputs: {name: subjects}, for "distill". They may come from other relations. If None, 100 shared words are used.
+        candidates: {name: the words that may answer}, for "distill": the label words of a classification, with a tuple
+            for a class of several, of which the mean logit counts. If None, all words that the LMs share.
         examples: {name: labelled examples}; for "few-shot".
         decline: for "distill": leave a prompt as it is, mixture and offsets included, if the target is surer of its
             answers with it than the sources are with theirs (``confidence``, on the inputs), so that a weak source
@@ -85,7 +89,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             begins like that of another class.
         NotFiniteError: the loss or the logits of a step are not finite.
     """
-    given = {"source": source, "teacher": teacher, "inputs": inputs, "examples": examples}
+    given = {"source": source, "teacher": teacher, "inputs": inputs, "candidates": candidates, "examples": examples}
     if decline and mode == "few-shot":
         raise PromptTransferError("mode='few-shot' does not use decline: there is no source that may know less")
     _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
@@ -102,11 +106,12 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             teachers = [given_teacher] if isinstance(given_teacher, Prompt) else list(given_teacher)
             order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
-            learnt, judged = _taught(lm, template, subjects, sources, teachers, words, generator)
+            meant = words if candidates is None else candidates[name]
+            learnt, judged, answers = _taught(lm, template, subjects, sources, teachers, meant, generator)
             read[name] = len(subjects) * len(sources)
             if decline:
                 asked[name] = len(subjects)
-                own = answer_distributions(lm, prompt, subjects, learnt.candidates.words)
+                own = answer_distributions(lm, prompt, subjects, answers)
                 if confidence(own) > confidence(torch.cat([learnt.targets, judged.targets])):
                     continue
         else:
@@ -142,27 +147,32 @@ def confidence(answers: Tensor) -> float:
 
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],
-            teachers: Sequence[Prompt], words: Sequence[str], generator: torch.Generator) -> tuple[Data, Data]:
-    """The inputs to learn from and the held-out ones, each with the sources' mean distribution over the words."""
+            teachers: Sequence[Prompt], meant: Sequence[LabelWord],
+            generator: torch.Generator) -> tuple[Data, Data, list[LabelWord]]:
+    """The inputs to learn from, the held-out ones, each with the sources' mean distribution, and its words or classes.
+    """
     if not subjects:
         raise TaskError("no inputs to distil on; expected a list of subjects, or inputs=None to use shared words")
     if len(teachers) != len(sources):
         raise PromptMismatchError(f"{len(teachers)} teaching prompts for {len(sources)} sources; expected one for each "
                                   "source")
-    words = answerable(words, [(lm, template.text), *((source, teacher.template) for source, teacher in
+    words = answerable(meant, [(lm, template.text), *((source, teacher.template) for source, teacher in
                                                       zip(sources, teachers, strict=True))])
     if len(words) < 2:
         raise TaskError(f"only {len(words)} words can answer the template {template.text!r} as one token of {lm.name} "
                         "and of the sources; expected at least two: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
     layouts = template.layout(lm, subjects)
-    ids = [i for i in lm.word_ids(words, template.place) if i is not None]  # all: the words can answer
-    candidates = Candidates(tuple(words), tuple((i,) for i in ids), lm.name, template.place)
+    every = [(word, owner) for owner, given in enumerate(words) for word in words_of_class(given)]
+    ids = [i for i in lm.word_ids([word for word, _ in every], template.place) if i is not None]  # all can answer
+    owners = tuple(owner for _, owner in every) if len(every) > len(words) else ()
+    candidates = Candidates(tuple(words_of_class(given)[0] for given in words), tuple((i,) for i in ids), lm.name,
+                            template.place, owners=owners)
     order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
     learnt, judged = (Data([layouts[i] for i in part], targets[part].argmax(-1), targets[part], candidates)
                       for part in (order[len(held):] or order, held))
-    return learnt, judged
+    return learnt, judged, words
 
 
 def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:

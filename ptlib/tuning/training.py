@@ -195,7 +195,8 @@ def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
     """
     targets = data.targets[rows].to(logits.device)
     if targets.is_floating_point():
-        values = cross_entropy(logits[:, data.candidates.ids], targets, reduction="none")
+        scores = data.candidates.pooled(logits[:, data.candidates.ids])
+        values = cross_entropy(scores, targets, reduction="none")
     else:
         given = targets >= 0
         values = -(logits.log_softmax(-1).gather(1, targets.clamp(min=0)) * given).sum(-1) / given.sum(-1)

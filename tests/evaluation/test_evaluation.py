@@ -281,7 +281,7 @@ def test_ranks_predictions_accuracy_and_f1_agree(zoo_tasks, dtype):
         assert (hits == (ev.ranks == 1)).all()
         assert ev.p_at_1 == ev.p_at_k[1] == ev.accuracy == hits.mean()
         ties += ev.ties
-    assert (ties > 0) == (dtype != torch.float32), "half precision makes real logits equal"
+    assert ties == 0, "half precision would make real logits equal, but those of some words are float32"
 
 
 FAMILY = (Example("Ann", "Paris"), Example("Ann", "Rome"), Example("Bob", "Cairo"), Example("Ann", "zzyzx"))

@@ -72,6 +72,17 @@ def test_agreement_with_sources_against_brute_force(toys, names, candidates):
         assert found == agreement(lm, prompts, INPUTS, source=sources[0], teacher=teachers[0], candidates=candidates)
 
 
+def test_a_class_is_one_candidate(toys):
+    """A class of one word is that word, and two words of a class are not two answers."""
+    lm, source, prompts = toys["bert"], toys["roberta"], some_prompts(toys["bert"])
+    asked = {"source": source, "teacher": random_prompt(source, 2, 9)}
+    words = agreement(lm, prompts, INPUTS, candidates=["Paris", "the"], **asked)
+    assert words == agreement(lm, prompts, INPUTS, candidates=[("Paris",), "the"], **asked)
+    assert words != agreement(lm, prompts, INPUTS, candidates=[("Paris", "Cairo"), "the"], **asked)
+    with pytest.raises(TaskError, match="1 of 1 candidates"):
+        agreement(lm, prompts, INPUTS, candidates=[("Paris", "the")], **asked)
+
+
 @pytest.mark.parametrize("candidates", [None, ["Paris", "Cairo", "the"]], ids=["all words", "given"])
 def test_agreement_with_the_others_against_brute_force(toys, candidates):
     lm = toys["roberta"]

@@ -1,6 +1,7 @@
 """Refinement on the target: students come to agree with their teachers without labels, and costs are counted."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,7 @@ from ptlib import (
 )
 from ptlib.evaluation.scores import answer_distributions as answers
 from ptlib.prompts.templates import Template, collate
+from ptlib.tasks.task import words_of_class
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +96,39 @@ def test_one_step_goes_towards_the_mean_distribution(toys, teaching):
         alike += [torch.allclose(stepped([pair], subject), found.vectors, atol=1e-4) for pair in pairs[:len(pairs) - 1]]
     # One of several says something else; a first step knows signs only, which may agree on a single input.
     assert not alike or not all(alike)
+
+
+CLASSES = [("Paris", "Rome"), "capital", ("people", "of")]
+
+
+def class_distribution(lm, prompt, subject, classes=CLASSES):
+    """What an LM predicts over classes, by their words' mean log-odds, of one sentence at a time."""
+    words = [word for one in classes for word in words_of_class(one)]
+    odds = dict(zip(words, one_distribution(lm, prompt, subject, words), strict=True))
+    means = [math.prod(odds[word] for word in words_of_class(one)) ** (1 / len(words_of_class(one))) for one in classes]
+    return [mean / sum(means) for mean in means]
+
+
+def test_answers_of_a_class_have_the_mean_logit_of_its_words(lm):
+    prompt = random_prompt(lm, 3)
+    for subject, row in zip(SUBJECTS, answers(lm, prompt, SUBJECTS, CLASSES).tolist(), strict=True):
+        assert row == pytest.approx(class_distribution(lm, prompt, subject), rel=1e-3)
+
+
+def test_one_step_goes_towards_the_teachers_classes(toys):
+    """By hand: the cross-entropy of the classes' mean logits. A word that the student does not have is left out."""
+    student, source, start, teacher = toys["albert"], toys["bert"], pupil(toys), pupil(toys, "bert", 5)
+    target = torch.tensor([class_distribution(source, teacher, "Peru")])
+    vectors = start.vectors.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([vectors], lr=0.01)
+    batch = collate(Template(start.template).layout(student, ["Peru"]), student.device)
+    logits = student.answer_logits(batch.ids, batch.mask, batch.slots, vectors, batch.answers)
+    means = torch.stack([logits[:, student.word_ids(words_of_class(one))].mean(-1) for one in CLASSES], -1)
+    cross_entropy(means, target).backward()
+    optimizer.step()
+    given = [CLASSES[0], "capital", ("people", "of", "zzyzx"), "zzyzx"]
+    found = refine(start, student, source=source, teacher=teacher, inputs=["Peru"], candidates=given, epochs=1, lr=0.01)
+    torch.testing.assert_close(found.vectors, vectors.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_two_teachers_in_either_order_and_one_of_them_twice(toys, lesson):
