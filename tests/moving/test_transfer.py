@@ -45,6 +45,21 @@ CLOSED = {"method": "closed-form"}
 MOVES = [(*pair, method) for pair in PAIRS for method in METHODS if method != "copy" or pair == ("bert", "gpt2")]
 
 
+def test_the_table_of_methods_is_true():
+    """Each method of the registry has its normalisation and all its options, with their defaults, in the docstring."""
+    text = transfer_many.__doc__.split("| options |")[1].split("With ``method=")[0]
+    rows = [row.replace("`", "").strip(" |").split(" | ") for row in text.splitlines()[2:] if row.strip()]
+    found = {name: (normalize, "".join(options)) for names, normalize, *options in rows
+             for name in names.split('"')[1::2]}
+    shown = {"5e-3": "0.005", "1e-3": "0.001", '"auto"': "'auto'"}
+    assert found.keys() == METHODS.keys()
+    for name, (normalize, options) in found.items():
+        method, listed = METHODS[name], dict(option.split("=") for option in options.split(", ") if option)
+        assert normalize == method.normalize
+        assert {option: shown.get(value, value) for option, value in listed.items()} == {
+            option: repr(value) for option, value in method.options.items()}
+
+
 @pytest.fixture
 def prompts(toys):
     return {family: dataclasses.replace(random_prompt(toys[family], 3), task="capitals")

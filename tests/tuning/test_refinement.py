@@ -273,7 +273,7 @@ def test_all_shared_words_are_read_where_they_are_few(toys):
     source, words = lm.with_random_weights(), shared_anchors(lm).words
     assert 2 < len(words) < 100
     options = {"source": source, "teacher": random_prompt(source, 3), "epochs": 1}
-    answers(source, options["teacher"], words[:1], words)  # the first question also tests the model, on a text of its own
+    answers(source, options["teacher"], words[:1], words)  # the first question also tests the model, on its own text
     plain, given = (texts_read(source, lambda inputs=inputs: refine(random_prompt(lm, 3), lm, inputs=inputs, **options))
                     for inputs in (None, words))
     assert plain == given
