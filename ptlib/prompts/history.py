@@ -67,6 +67,11 @@ class Other(Record):
     meta: Mapping[str, Any]
 
     @property
+    def method(self) -> str | None:
+        """Its way, if the meta tells."""
+        return self.meta.get("method")
+
+    @property
     def tuning_seed(self) -> int | None:
         return self.meta.get("seed")
 
