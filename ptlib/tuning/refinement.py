@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,9 +123,9 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                                 f"token of {lm.name}; give at least one that has")
         trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
     epochs = EPOCHS[mode] if epochs is None else epochs
-    if trainees:
-        train([lm], list(trainees.values()), tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
-              desc=f"refining {len(trainees)} prompts on {lm.name}")
+    for alike in together(trainees.values()):
+        train([lm], alike, tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
+              desc=f"refining {len(alike)} prompts on {lm.name}")
     refined = {}
     for name, prompt in prompts.items():
         record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
@@ -139,6 +139,15 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                             prompt.task)
         refined[name] = replace(prompt, meta=record.as_json())
     return refined
+
+
+def together(trainees: Iterable[Trainee]) -> list[list[Trainee]]:
+    """Those with the same candidates, which can be trained in one batch."""
+    groups: dict[tuple, list[Trainee]] = {}
+    for trainee in trainees:
+        candidates = trainee.train[0].candidates
+        groups.setdefault((candidates.tokens, candidates.owners), []).append(trainee)
+    return list(groups.values())
 
 
 def confidence(answers: Tensor) -> float:

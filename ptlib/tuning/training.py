@@ -76,6 +76,15 @@ class Data:
     targets: Tensor
     candidates: Candidates
 
+    @property
+    def asked(self) -> Tensor | None:
+        """The token ids whose logits the loss reads: of target distributions those of the candidates, otherwise all."""
+        return self.candidates.ids if self.targets.is_floating_point() else None
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(B, c) the scores of the candidates, given the logits of ``asked``."""
+        return self.candidates.pooled(logits if self.asked is not None else logits[:, self.candidates.ids])
+
 
 @dataclass
 class Trainee:
@@ -195,8 +204,7 @@ def losses(logits: Tensor, data: Data, rows: Sequence[int]) -> Tensor:
     """
     targets = data.targets[rows].to(logits.device)
     if targets.is_floating_point():
-        scores = data.candidates.pooled(logits[:, data.candidates.ids])
-        values = cross_entropy(scores, targets, reduction="none")
+        values = cross_entropy(data.scores(logits), targets, reduction="none")
     else:
         given = targets >= 0
         values = -(logits.log_softmax(-1).gather(1, targets.clamp(min=0)) * given).sum(-1) / given.sum(-1)
@@ -215,15 +223,17 @@ def hits(logits: Tensor, parts: Sequence[Data], owner: Sequence[int], columns: T
     for row, r in enumerate(owner):
         rows_with.setdefault(id(parts[r].candidates), []).append(row)
     for rows in rows_with.values():
-        candidates = parts[owner[rows[0]]].candidates
-        scores = candidates.pooled(logits[rows][:, candidates.ids])
+        scores = parts[owner[rows[0]]].scores(logits[rows])
         ranks = rank(scores, columns[rows].to(logits.device)).ranks
         is_hit[rows] = (ranks == 1).float().cpu()
     return is_hit
 
 
 def joined(parts: Sequence[Data], chosen: Sequence[Sequence[int]]) -> tuple[Data, list[int]]:
-    """The chosen examples of all prompts as one ``Data``, and for each example the index of its prompt."""
+    """The chosen examples of all prompts as one ``Data``, and for each example the index of its prompt.
+
+    Target distributions have to be of the same candidates.
+    """
     layouts = [part.layouts[i] for part, rows in zip(parts, chosen, strict=True) for i in rows]
     columns = torch.cat([part.columns[rows] for part, rows in zip(parts, chosen, strict=True)])
     most = max(part.targets.shape[1] for part in parts)
@@ -248,7 +258,7 @@ def backward(lm: LanguageModel, trainees: Sequence[Trainee], parts: Sequence[Dat
         of_rows = leaf[[owner[i] for i in rows]]
         if added is not None:
             of_rows = of_rows + added[rows].to(lm.device)
-        loss = losses(batch.logits(lm, of_rows), data, rows)
+        loss = losses(batch.logits(lm, of_rows, data.asked), data, rows)
         (loss * weight[rows].to(lm.device)).sum().backward()
     vectors.backward(leaf.grad)
 
@@ -274,7 +284,7 @@ def keep_best(lms: Sequence[LanguageModel], trainees: Sequence[Trainee], tables:
         hit, loss = torch.zeros(len(owner)), torch.zeros(len(owner))
         for rows, batch in batches(data.layouts, lm):
             prompt_of = [owner[i] for i in rows]
-            logits = batch.logits(lm, vectors[prompt_of])
+            logits = batch.logits(lm, vectors[prompt_of], data.asked)
             hit[rows] = hits(logits, parts, prompt_of, data.columns[rows])
             loss[rows] = losses(logits, data, rows).cpu()
         mean_hits, mean_losses = mean_hits + hit / len(lms), mean_losses + loss / len(lms)

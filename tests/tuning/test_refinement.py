@@ -131,6 +131,20 @@ def test_one_step_goes_towards_the_teachers_classes(toys):
     torch.testing.assert_close(found.vectors, vectors.detach(), atol=1e-5, rtol=1e-4)
 
 
+def test_prompts_with_other_classes_are_refined_as_alone(toys):
+    student, source = toys["albert"], toys["bert"]
+    prompts = {name: pupil(toys, task=name) for name in ("two", "three", "again", "any")}
+    given = {"two": CLASSES[:2], "three": CLASSES, "again": CLASSES[:2], "any": shared_anchors(source, student).words}
+    teachers = {name: replace(pupil(toys, "bert", 7), task=name) for name in prompts}
+    lesson = {"source": source, "epochs": 3}
+    found = refine_many(prompts, student, teacher=teachers, inputs=dict.fromkeys(prompts, SUBJECTS), candidates=given,
+                        **lesson)
+    for name, prompt in prompts.items():
+        alone = refine(prompt, student, teacher=teachers[name], inputs=SUBJECTS, candidates=given[name], **lesson)
+        torch.testing.assert_close(found[name].vectors, alone.vectors, atol=1e-5, rtol=1e-4)
+        assert found[name].meta["forwards"] == alone.meta["forwards"]
+
+
 def test_two_teachers_in_either_order_and_one_of_them_twice(toys, lesson):
     student, (one, two) = toys["albert"], (toys["bert"], toys["roberta"])
     taught = {lm.name: pupil(toys, family, 7) for family, lm in (("bert", one), ("roberta", two))}
