@@ -206,6 +206,7 @@ class Refined(Record):
     start: Mapping[str, Any]
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     declined: bool = False
+    batch_size: int = 16
 
     @property
     def history(self) -> Record:

@@ -21,7 +21,7 @@ from ..prompts.history import Refined
 from ..prompts.prompt import Prompt, common_template, salted_generator
 from ..prompts.templates import Template
 from ..tasks.task import Example, LabelWord, words_of_class
-from .training import Data, FreeVectors, Trainee, train
+from .training import BATCH_SIZE, Data, FreeVectors, Trainee, train
 from .tuning import labelled
 
 __all__ = ["refine", "refine_many"]
@@ -48,7 +48,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                 inputs: Mapping[Any, Sequence[str]] | None = None,
                 candidates: Mapping[Any, Sequence[LabelWord]] | None = None,
                 examples: Mapping[Any, Sequence[Example]] | None = None, decline: bool = False,
-                epochs: int | None = None, lr: float = 5e-3, seed: int = 0,
+                epochs: int | None = None, lr: float = 5e-3, batch_size: int = BATCH_SIZE, seed: int = 0,
                 progress: bool = True) -> dict[Any, Prompt]:
     """Improve existing prompts on their LM, all in one batch.
 
@@ -74,6 +74,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             by default, because it also declines some prompts that a good source would have made better.
         epochs: passes over the inputs or examples; by default 15 for "distill" and 30 for "few-shot".
         lr: peak learning rate.
+        batch_size: inputs or examples of each prompt in a step. A prompt that may read few inputs learns more from
+            small ones.
         seed: of the order of the examples, the choice of held-out inputs, and the choice of words.
         progress: show a bar.
 
@@ -89,6 +91,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             begins like that of another class.
         NotFiniteError: the loss or the logits of a step are not finite.
     """
+    if batch_size < 1:
+        raise PromptTransferError(f"batch_size={batch_size}; expected at least one input or example in a step")
     given = {"source": source, "teacher": teacher, "inputs": inputs, "candidates": candidates, "examples": examples}
     if decline and mode == "few-shot":
         raise PromptTransferError("mode='few-shot' does not use decline: there is no source that may know less")
@@ -121,7 +125,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             if not learnt.layouts:
                 raise TaskError(f"{name!r} has {len(examples[name])} examples, but none with an object that is one "
                                 f"token of {lm.name}; give at least one that has")
-        trainees[name] = Trainee(FreeVectors(prompt.vectors.clone().to(lm.device)), [learnt], [judged], generator)
+        vectors = FreeVectors(prompt.vectors.clone().to(lm.device))
+        trainees[name] = Trainee(vectors, [learnt], [judged], generator, batch_size)
     epochs = EPOCHS[mode] if epochs is None else epochs
     for alike in together(trainees.values()):
         train([lm], alike, tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
@@ -130,7 +135,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     for name, prompt in prompts.items():
         record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
                          forwards=asked[name], backwards=0, source_forwards=read[name],
-                         dropped={"examples": dropped.get(name, {})}, declined=True, start=prompt.meta)
+                         dropped={"examples": dropped.get(name, {})}, declined=True, batch_size=batch_size,
+                         start=prompt.meta)
         if name in trainees:
             trainee = trainees[name]
             record = replace(record, train=len(trainee.train[0].layouts), forwards=asked[name] + trainee.forwards,

@@ -93,6 +93,7 @@ class Trainee:
     Attributes:
         train, dev: one ``Data`` for each LM, all of the same examples.
         generator: source of all random numbers of this prompt, which makes it independent of the other prompts.
+        batch_size: how many train examples a step reads.
         queue: train examples that are left in this pass.
         best: P@1 and negative loss of ``best_state`` on dev.
         forwards, backwards: sequences in the forward and backward passes of each LM so far.
@@ -102,6 +103,7 @@ class Trainee:
     train: list[Data]
     dev: list[Data]
     generator: torch.Generator
+    batch_size: int = BATCH_SIZE
     queue: list[int] = field(default_factory=list)
     best: tuple[float, float] = (-1.0, 0.0)
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -111,12 +113,12 @@ class Trainee:
     @property
     def steps_per_epoch(self) -> int:
         """How many steps a pass over the train examples takes."""
-        return -(-len(self.train[0].layouts) // BATCH_SIZE)
+        return -(-len(self.train[0].layouts) // self.batch_size)
 
     def next_batch(self) -> list[int]:
         if not self.queue:
             self.queue = torch.randperm(len(self.train[0].layouts), generator=self.generator).tolist()
-        batch, self.queue = self.queue[:BATCH_SIZE], self.queue[BATCH_SIZE:]
+        batch, self.queue = self.queue[:self.batch_size], self.queue[self.batch_size:]
         return batch
 
 

@@ -294,6 +294,18 @@ def test_all_shared_words_are_read_where_they_are_few(toys):
     assert len(plain) == len(words)
 
 
+def test_small_batches_are_more_steps(toys, lesson):
+    """By the same random numbers: a batch of all inputs is one step, as is an epoch of one input."""
+    one = refine(pupil(toys), toys["albert"], **lesson | {"epochs": 1, "batch_size": 100})
+    assert torch.equal(one.vectors, refine(pupil(toys), toys["albert"], **lesson | {"epochs": 1}).vectors)
+    several = refine(pupil(toys), toys["albert"], **lesson | {"epochs": 1, "batch_size": 3})
+    assert not torch.allclose(several.vectors, one.vectors, atol=1e-3)
+    assert (several.history.forwards, several.history.backwards) == (one.history.forwards, one.history.backwards)
+    assert several.history.batch_size == 3
+    with pytest.raises(PromptTransferError, match="batch_size=0; expected at least one"):
+        refine(pupil(toys), toys["albert"], **lesson | {"batch_size": 0})
+
+
 def test_an_input_counts_once(toys, lesson):
     once = refine(pupil(toys), toys["albert"], **lesson)
     twice = refine(pupil(toys), toys["albert"], **lesson | {"inputs": SUBJECTS + SUBJECTS[:4]})
