@@ -191,7 +191,9 @@ class Refined(Record):
         source_forwards: the number of sequences in the sources' forward passes.
         declined: whether the prompt stayed as it was, because the target was surer of its answers than the sources.
         start: the record of the prompt before refinement, as JSON. ``as_json`` calls it ``"from"``.
-        dropped: {"examples": {reason: how many}} that could not be used. It is {} for prompts of ptlib 0.1.0.
+        dropped: {"examples" or "candidates": {reason: how many}} that could not be used. It is {} for prompts of ptlib
+            0.1.0.
+        batch_size: how many inputs or examples a step read.
     """
 
     method: str

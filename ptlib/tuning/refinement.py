@@ -82,7 +82,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     Returns:
         {name: Prompt}. ``meta`` holds the record of the original prompt (``"from"``) and the cost: ``forwards`` and
         ``backwards`` count sequences on ``lm``, ``source_forwards`` those on the sources. ``"dropped"`` counts the
-        examples that were not used, by reason.
+        examples and candidates that were not used, by reason.
 
     Raises:
         PromptMismatchError: a prompt or teacher was not made for its LM or has no vectors, or the templates differ.
@@ -100,7 +100,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
     words = shared_anchors(*sources, lm).words if sources else ()
-    trainees, dropped = {}, {}
+    trainees = {}
+    dropped: dict[Any, dict[str, dict[str, int]]] = {name: {"examples": {}} for name in prompts}
     read, asked = dict.fromkeys(prompts, 0), dict.fromkeys(prompts, 0)
     for name, prompt in prompts.items():
         generator = salted_generator(seed, f"{mode} {prompt.task}")
@@ -112,6 +113,8 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
             meant = words if candidates is None else candidates[name]
             learnt, judged, answers = _taught(lm, template, subjects, sources, teachers, meant, generator)
+            if candidates is not None and len(answers) < len(meant):
+                dropped[name]["candidates"] = {"not one token of every LM": len(meant) - len(answers)}
             read[name] = len(subjects) * len(sources)
             if decline:
                 asked[name] = len(subjects)
@@ -120,7 +123,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
                     continue
         else:
             assert examples is not None
-            [learnt], dropped[name] = labelled([lm], template, examples[name])
+            [learnt], dropped[name]["examples"] = labelled([lm], template, examples[name])
             judged = learnt
             if not learnt.layouts:
                 raise TaskError(f"{name!r} has {len(examples[name])} examples, but none with an object that is one "
@@ -135,7 +138,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     for name, prompt in prompts.items():
         record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
                          forwards=asked[name], backwards=0, source_forwards=read[name],
-                         dropped={"examples": dropped.get(name, {})}, declined=True, batch_size=batch_size,
+                         dropped=dropped[name], declined=True, batch_size=batch_size,
                          start=prompt.meta)
         if name in trainees:
             trainee = trainees[name]
@@ -205,6 +208,9 @@ def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: M
     for name, subjects in given.get("inputs", {}).items():
         if isinstance(subjects, str):
             raise TaskError(f"the inputs of {name!r} are {subjects!r}; expected a list of subjects")
+    for name, words in given.get("candidates", {}).items():
+        if isinstance(words, str):
+            raise TaskError(f"the candidates of {name!r} are {words!r}; expected a list of words or classes")
     for option, value in given.items():
         if option != "source" and (absent := [name for name in prompts if name not in value]):
             raise PromptTransferError(f"{option} has no entry for {absent[0]!r}; expected one for every prompt")

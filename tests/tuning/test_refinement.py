@@ -129,6 +129,9 @@ def test_one_step_goes_towards_the_teachers_classes(toys):
     given = [CLASSES[0], "capital", ("people", "of", "zzyzx"), "zzyzx"]
     found = refine(start, student, source=source, teacher=teacher, inputs=["Peru"], candidates=given, epochs=1, lr=0.01)
     torch.testing.assert_close(found.vectors, vectors.detach(), atol=1e-5, rtol=1e-4)
+    assert found.history.dropped == {"examples": {}, "candidates": {"not one token of every LM": 1}}
+    with pytest.raises(TaskError, match="'great'; expected a list of words or classes"):
+        refine(start, student, source=source, teacher=teacher, candidates="great")
 
 
 def test_prompts_with_other_classes_are_refined_as_alone(toys):
