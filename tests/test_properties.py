@@ -72,12 +72,12 @@ def test_hits_ranks_and_predictions_agree_and_ties_never_help(question, data):
     place = Template(prompt.template).place
     ids = list(lm.words_at(place).values()) if given_words is None else [
         i for i in dict.fromkeys(lm.word_ids(WORDS, place)) if i is not None]
-    with torch.inference_mode():  # in the batches that evaluate made: in bfloat16 another one rounds otherwise
+    with torch.inference_mode():  # the questions that evaluate asked: in bfloat16 other ones round otherwise
         for rows, batch in batches(layouts, lm):
-            logits = batch.logits(lm, prompt.vectors)
+            logits = batch.logits(lm, prompt.vectors, torch.tensor(ids))
             for row, own in zip(rows, logits, strict=True):
-                target = own[lm.word_ids([ev.examples[row].object], place)[0]]
-                assert ev.ranks[row] == (own[ids] >= target).sum()
+                target = own[ids.index(lm.word_ids([ev.examples[row].object], place)[0])]
+                assert ev.ranks[row] == (own >= target).sum()
 
 
 @QUICK

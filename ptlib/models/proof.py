@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import ModelLoadError, first_line
+from ..errors import ModelLoadError, NotFiniteError, first_line
 from .heads import head_of, only_words
 
 if TYPE_CHECKING:
@@ -123,11 +123,13 @@ def answers_alone(lm: LanguageModel) -> bool:
     words = text.unique()
     head, where = head_of(lm.model, words), torch.tensor([0], device=lm.device)
     slots = where[:0].expand(1, 0)
-    whole = lm.answer_logits(text[None], torch.ones_like(text[None]), slots, lm.embeddings[:0], where)
     try:
+        whole = lm.answer_logits(text[None], torch.ones_like(text[None]), slots, lm.embeddings[:0], where)
         with only_words(lm.model, head):
             found = lm.answer_logits(text[None], torch.ones_like(text[None]), slots, lm.embeddings[:0], where)
     except RuntimeError:  # something behind the last layer expects all words, such as a bias
+        return False
+    except NotFiniteError:  # the question itself will tell for how many examples
         return False
     return found.shape[1] == len(words) and bool((found - whole[:, words]).abs().max() <= rounding(lm, whole))
 
