@@ -104,6 +104,7 @@ def capitals() -> Task:
 def sequences_read(lm):
     """A record of the sequences that an LM really reads inside: with a graph to go back through, and without."""
     read = {"backwards": 0, "forwards": 0}
+    assert lm.answers_alone  # the first question would test this, with a text of its own
 
     def count(model, args, inputs):
         read["forwards"] += len(inputs["inputs_embeds"])

@@ -233,7 +233,7 @@ class LanguageModel(Vocabulary):
         return prefixes if self.kind == "causal" and reuses(self, prefixes) else None
 
     @cached_property
-    def _answers_alone(self) -> bool:
+    def answers_alone(self) -> bool:
         """Whether the model can be asked for the logits of some words alone."""
         return answers_alone(self)
 
@@ -283,7 +283,7 @@ class LanguageModel(Vocabulary):
             inputs |= {"past_key_values": cache, "use_cache": True,
                        "position_ids": earlier.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device)}
             mask = torch.cat([earlier, mask], 1)
-        head = None if words is None or not self._answers_alone else self.head(words)
+        head = None if words is None or not self.answers_alone else self.head(words)
         with only_positions(self.model, rows, answers), only_words(self.model, head):
             [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()
         if words is not None and head is None:
