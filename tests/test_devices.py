@@ -84,6 +84,20 @@ def test_refinement_and_selection_run(sides, tasks):
     close(few, few_there, atol=1e-2)
 
 
+def test_classes_are_distilled_after_an_evaluation(sides):
+    """Both ask the head of the same model for some words alone."""
+    task = ptlib.load_task("zoo/topic")
+    prompt = ptlib.tune(sides["cpu"][0], task, **QUICK)
+    found = []
+    for source, target in sides.values():
+        moved = ptlib.transfer(prompt, source=source, target=target)
+        ptlib.evaluate(target, moved, task.test[:20])
+        found.append(ptlib.refine(moved, target, source=source, teacher=prompt, epochs=1, progress=False,
+                                  inputs=[example.subject for example in task.train[:20]],
+                                  candidates=list(task.label_words.values())))
+    close(*found, atol=1e-2)
+
+
 def test_tables_alone_and_types(sides, tasks):
     """Embeddings alone move a prompt on the device; bfloat16 gives much the same answers."""
     device = next(name for name in sides if name != "cpu")

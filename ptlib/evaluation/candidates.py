@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,7 +18,7 @@ from ..models.lm import LanguageModel
 from ..prompts.templates import Template
 from ..tasks.task import Example, LabelWord, words_of_class
 
-__all__ = ["Candidates", "answerable", "candidates_of", "chosen_words", "scorable"]
+__all__ = ["Candidates", "answerable", "candidates_of", "chosen_words", "of_answerable", "scorable"]
 
 Word = TypeVar("Word", str, LabelWord)
 
@@ -67,13 +67,10 @@ class Candidates:
 
     def pooled(self, scores: Tensor) -> Tensor:
         """(B, C) the score of each candidate: the mean over its words, whose scores are (B, words)."""
-        return mean_by_owner(scores, self.owners) if self.owners else scores
-
-
-def mean_by_owner(scores: Tensor, owners: Sequence[int]) -> Tensor:
-    """(B, C) the mean of those of the scores (B, words) that belong to each of C owners, counted from 0."""
-    index = torch.tensor(owners, device=scores.device)
-    return scores.new_zeros(len(scores), max(owners) + 1).index_add(1, index, scores) / index.bincount()
+        if not self.owners:
+            return scores
+        owners = torch.tensor(self.owners, device=scores.device)
+        return scores.new_zeros(len(scores), len(self)).index_add(1, owners, scores) / owners.bincount()
 
 
 def chosen_words(candidates: Iterable[str] | None, examples: Iterable[Example]) -> list[str] | None:
@@ -229,3 +226,12 @@ def answerable(words: Iterable[Word], asked: Iterable[tuple[LanguageModel, str]]
     left = set(known)
     kept = (one if isinstance(one, str) else tuple(word for word in one if word in left) for one in given)
     return [one for one in kept if one and (one in left or not isinstance(one, str))]
+
+
+def of_answerable(lm: LanguageModel, words: Sequence[LabelWord], place: str) -> Candidates:
+    """Words and classes that are ``answerable`` at a place, as candidates in their order."""
+    every = [(word, owner) for owner, given in enumerate(words) for word in words_of_class(given)]
+    ids = cast(list[int], lm.word_ids([word for word, _ in every], place))
+    owners = tuple(owner for _, owner in every) if len(every) > len(words) else ()
+    return Candidates(tuple(words_of_class(given)[0] for given in words), tuple((i,) for i in ids), lm.name, place,
+                      owners=owners)

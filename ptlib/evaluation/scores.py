@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,10 +11,10 @@ from ..errors import TaskError
 from ..models.lm import LanguageModel
 from ..prompts.prompt import Prompt
 from ..prompts.templates import Layout, Template, batches, collate
-from ..tasks.task import LabelWord, words_of_class
-from .candidates import mean_by_owner
+from ..tasks.task import LabelWord
+from .candidates import Candidates, of_answerable
 
-__all__ = ["answer_distributions", "answer_scores", "candidate_scores", "mean_answers"]
+__all__ = ["answer_distributions", "answer_scores", "candidate_distributions", "candidate_scores", "mean_answers"]
 
 
 def extended(lm: LanguageModel, layout: Layout, filling: Sequence[int], at: int) -> Layout:
@@ -76,7 +75,6 @@ def candidate_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tens
 def token_scores(lm: LanguageModel, layouts: Sequence[Layout], vectors: Tensor, ids: Tensor | None,
                  offsets: Tensor | None) -> Iterator[tuple[list[int], Tensor]]:
     """The logits of tokens ``ids``, of all if None, plus their offsets: batches as ``candidate_scores`` yields them."""
-    ids = None if ids is None else ids.to(lm.device)
     added = 0 if offsets is None else offsets.to(lm.device)[slice(None) if ids is None else ids]
     for rows, batch in batches(layouts, lm):
         yield rows, batch.logits(lm, vectors, ids) + added
@@ -119,11 +117,13 @@ def answer_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[s
     Raises:
         PromptMismatchError: the prompt was made for another LM.
     """
-    every = [word for given in words for word in words_of_class(given)]
-    scores = answer_scores(lm, prompt, subjects, cast(list[int], lm.word_ids(every, Template(prompt.template).place)))
-    if len(every) > len(words):
-        scores = mean_by_owner(scores, [i for i, given in enumerate(words) for _ in words_of_class(given)])
-    return scores.softmax(-1)
+    return candidate_distributions(lm, prompt, subjects, of_answerable(lm, words, Template(prompt.template).place))
+
+
+def candidate_distributions(lm: LanguageModel, prompt: Prompt, subjects: Sequence[str],
+                            candidates: Candidates) -> Tensor:
+    """``answer_distributions`` over candidates of one token each: (n, C)."""
+    return candidates.pooled(answer_scores(lm, prompt, subjects, candidates.ids.tolist())).softmax(-1)
 
 
 def mean_answers(lms: Sequence[LanguageModel], prompts: Sequence[Prompt], subjects: Sequence[str],

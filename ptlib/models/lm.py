@@ -283,6 +283,7 @@ class LanguageModel(Vocabulary):
             inputs |= {"past_key_values": cache, "use_cache": True,
                        "position_ids": earlier.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device)}
             mask = torch.cat([earlier, mask], 1)
+        words = None if words is None else words.to(self.device)
         head = None if words is None or not self.answers_alone else self.head(words)
         with only_positions(self.model, rows, answers), only_words(self.model, head):
             [logits] = self.model(inputs_embeds=embeds, attention_mask=mask, **inputs).logits.float()

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import PromptMismatchError, PromptTransferError, TaskError
-from ..evaluation.candidates import Candidates, answerable
-from ..evaluation.scores import answer_distributions, mean_answers
+from ..evaluation.candidates import answerable, of_answerable
+from ..evaluation.scores import candidate_distributions, mean_answers
 from ..models.lm import LanguageModel
 from ..moving.anchors import shared_anchors
 from ..prompts.history import Refined
 from ..prompts.prompt import Prompt, common_template, salted_generator
 from ..prompts.templates import Template
-from ..tasks.task import Example, LabelWord, words_of_class
+from ..tasks.task import Example, LabelWord
 from .training import BATCH_SIZE, Data, FreeVectors, Trainee, train
 from .tuning import labelled
 
@@ -112,13 +112,13 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
             subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
             meant = words if candidates is None else candidates[name]
-            learnt, judged, answers = _taught(lm, template, subjects, sources, teachers, meant, generator)
-            if candidates is not None and len(answers) < len(meant):
-                dropped[name]["candidates"] = {"not one token of every LM": len(meant) - len(answers)}
+            learnt, judged = _taught(lm, template, subjects, sources, teachers, meant, generator)
+            if candidates is not None and len(learnt.candidates) < len(meant):
+                dropped[name]["candidates"] = {"not one token of every LM": len(meant) - len(learnt.candidates)}
             read[name] = len(subjects) * len(sources)
             if decline:
                 asked[name] = len(subjects)
-                own = answer_distributions(lm, prompt, subjects, answers)
+                own = candidate_distributions(lm, prompt, subjects, learnt.candidates)
                 if confidence(own) > confidence(torch.cat([learnt.targets, judged.targets])):
                     continue
         else:
@@ -138,8 +138,7 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
     for name, prompt in prompts.items():
         record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
                          forwards=asked[name], backwards=0, source_forwards=read[name],
-                         dropped=dropped[name], declined=True, batch_size=batch_size,
-                         start=prompt.meta)
+                         dropped=dropped[name], declined=True, batch_size=batch_size, start=prompt.meta)
         if name in trainees:
             trainee = trainees[name]
             record = replace(record, train=len(trainee.train[0].layouts), forwards=asked[name] + trainee.forwards,
@@ -166,9 +165,8 @@ def confidence(answers: Tensor) -> float:
 
 def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sources: Sequence[LanguageModel],
             teachers: Sequence[Prompt], meant: Sequence[LabelWord],
-            generator: torch.Generator) -> tuple[Data, Data, list[LabelWord]]:
-    """The inputs to learn from, the held-out ones, each with the sources' mean distribution, and its words or classes.
-    """
+            generator: torch.Generator) -> tuple[Data, Data]:
+    """The inputs to learn from and the held-out ones, each with the sources' mean distribution over what is meant."""
     if not subjects:
         raise TaskError("no inputs to distil on; expected a list of subjects, or inputs=None to use shared words")
     if len(teachers) != len(sources):
@@ -181,16 +179,12 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
                         "and of the sources; expected at least two: put a space before [Y]")
     targets = mean_answers(sources, teachers, subjects, words)
     layouts = template.layout(lm, subjects)
-    every = [(word, owner) for owner, given in enumerate(words) for word in words_of_class(given)]
-    ids = [i for i in lm.word_ids([word for word, _ in every], template.place) if i is not None]  # all can answer
-    owners = tuple(owner for _, owner in every) if len(every) > len(words) else ()
-    candidates = Candidates(tuple(words_of_class(given)[0] for given in words), tuple((i,) for i in ids), lm.name,
-                            template.place, owners=owners)
+    candidates = of_answerable(lm, words, template.place)
     order = torch.randperm(len(subjects), generator=generator).tolist()
     held = order[:round(HELD_OUT * len(order))] or order
     learnt, judged = (Data([layouts[i] for i in part], targets[part].argmax(-1), targets[part], candidates)
                       for part in (order[len(held):] or order, held))
-    return learnt, judged, words
+    return learnt, judged
 
 
 def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:
