@@ -11,7 +11,8 @@ from PIL import Image
 
 from ptlib import METHODS
 from ptlib.lab.figure import as_png
-from ptlib.lab.figures import figures_of, idea
+from ptlib.lab.figures import figures_of
+from ptlib.lab.ideas import IDEAS
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "notebooks" / "images"
@@ -35,17 +36,18 @@ def test_the_table_of_notebooks_has_all():
 
 
 def test_figures_are_those_of_the_notebooks():
-    """As ``make figures`` takes them. The explorer is a picture of its page, and the idea is drawn."""
+    """As ``make figures`` takes them. The explorer is a picture of its page, and ideas are drawn."""
     found = {name: picture for notebook in sorted((ROOT / "notebooks").rglob("*.ipynb"))
              for name, picture in figures_of(notebook)}
-    kept = {path.stem: path.read_bytes() for path in IMAGES.glob("*.png") if path.stem not in ("explorer", "idea")}
+    kept = {path.stem: path.read_bytes() for path in IMAGES.glob("*.png") if path.stem not in {"explorer", *IDEAS}}
     assert found == kept
 
 
-def test_the_figure_of_the_idea_is_the_one_that_is_drawn(tmp_path):
-    drawn, kept = tmp_path / "idea.png", IMAGES / "idea.png"
+@pytest.mark.parametrize("name", IDEAS)
+def test_a_figure_of_an_idea_is_the_one_that_is_drawn(name, tmp_path):
+    drawn, kept = tmp_path / f"{name}.png", IMAGES / f"{name}.png"
     with plt.style.context("default"):
-        drawn.write_bytes(as_png(idea()))
+        drawn.write_bytes(as_png(IDEAS[name]()))
     pictures = [np.asarray(Image.open(path).convert("L"), dtype=float) for path in (drawn, kept)]
     assert pictures[0].shape == pictures[1].shape
     assert np.abs(pictures[0] - pictures[1]).mean() < 1  # of 255: another font renderer blurs letters otherwise
