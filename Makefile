@@ -75,7 +75,7 @@ test: $(INSTALLED)
 notebooks: $(INSTALLED)
 	TQDM_DISABLE=1 PTLIB_STORE=$(CURDIR)/runs/prompts $(BIN)/python -m ptlib.lab.execute $(NOTEBOOKS)
 
-# The README's figures: the idea, drawn, and those of the notebooks that it names.
+# The figures of texts: those of ideas, drawn, and those of the notebooks' cells that the README and its pages show.
 figures: $(INSTALLED)
 	$(BIN)/python -m ptlib.lab.figures
 

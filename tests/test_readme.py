@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from documents import assert_alike, printed, with_output
@@ -19,6 +20,12 @@ IMAGES = ROOT / "notebooks" / "images"
 SITE = ROOT / "notebooks" / "site"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "notebooks/glossary.md",
                                   "ptlib/zoo/README.md")] + sorted(SITE.glob("*.md"))
+TUTORIAL = {"00_quickstart": "idea"} | {name: name for name in IDEAS if name != "idea"}  # {notebook: its figure}
+
+
+def markdown_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def test_the_table_of_methods_is_the_registry():
@@ -54,10 +61,20 @@ def test_a_figure_of_an_idea_is_the_one_that_is_drawn(name, tmp_path):
 
 
 def test_every_figure_is_shown_and_small():
+    """On a page, or in the text of a notebook."""
     texts = "".join(page.read_text() for page in PAGES)
+    texts += "".join(markdown_of(notebook) for notebook in (ROOT / "notebooks").rglob("*.ipynb"))
     for path in IMAGES.glob("*.png"):
         assert f"images/{path.name}" in texts
         assert path.stat().st_size < 120_000
+
+
+@pytest.mark.parametrize("notebook", TUTORIAL)
+def test_each_part_of_the_tutorial_shows_its_idea(notebook):
+    """In its text, with words for who cannot see it."""
+    shown = re.findall(r"^!\[(.*)\]\(images/(.*)\.png\)$", markdown_of(ROOT / "notebooks" / f"{notebook}.ipynb"), re.M)
+    assert [name for _, name in shown] == [TUTORIAL[notebook]]
+    assert len(shown[0][0].split()) > 10
 
 
 def test_links_between_pages_lead_somewhere():
