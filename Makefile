@@ -26,7 +26,8 @@ $(DEMO)/report.html: notebooks/05_baselines.ipynb notebooks/11_report.ipynb note
 real: export PTLIB_STORE := $(CURDIR)/runs/prompts
 real: $(INSTALLED)
 	$(BIN)/python -m ptlib.models.real smollm2 gemma3
-	@mkdir -p $(REAL)
+	@mkdir -p $(REAL)/images
+	@cp notebooks/images/15_real_models.png $(REAL)/images
 	$(call render,notebooks/15_real_models.ipynb,$(REAL))
 	@echo
 	@echo "Page: file://$(CURDIR)/$(REAL)/report.html"
@@ -44,11 +45,12 @@ report: $(INSTALLED)
 	@echo "Report: file://$(CURDIR)/$(RUNS)/report.html"
 
 # A notebook, run with parameters, as report.html in a folder; under another name first, so that the page exists only
-# where its notebook ran through.
+# where its notebook ran through. Images that its text shows are in the page if they lie in that folder, as in notebooks/.
 define render
 $(BIN)/papermill --progress-bar $(1) $(2)/report.ipynb $(3)
-$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --TagRemovePreprocessor.enabled=True \
-    --TagRemovePreprocessor.remove_cell_tags example --output report.partial.html $(2)/report.ipynb
+$(BIN)/jupyter nbconvert --log-level ERROR --to html --no-input --HTMLExporter.embed_images=True \
+    --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags example \
+    --output report.partial.html $(2)/report.ipynb
 @mv $(2)/report.partial.html $(2)/report.html
 endef
 
