@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..files import Stamp, content_digest, remembered, stamp_of
+from ..files import Stamp, content_digest, remembered, stamp_of, text_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Checkpoint", "fingerprint_of_memory", "table_fingerprint"]
+__all__ = ["Checkpoint", "fingerprint_of_memory", "read_from", "table_fingerprint"]
 
 # Entries of a configuration that do not change a model's answers.
 UNIMPORTANT = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
+READERS = ("transformers", "tokenizers", "gguf")  # the packages that make a tokenizer from a checkpoint's files
 
 
 @remembered
@@ -79,6 +82,18 @@ class Checkpoint:
         config = {} if self.config is None else json.loads(self.config.read_text(encoding="utf-8"))
         return fingerprint(config, weights,
                            {file.name: content_digest(file) for file in self.tokenizer})
+
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """The hash of all that the tokenizer was read from. In a GGUF file it stands beside the weights."""
+        return read_from(self.tokenizer or self.weights)
+
+
+def read_from(files: Iterable[Path]) -> str:
+    """The hash of files and of the versions of the packages that read a tokenizer from them."""
+    return text_digest(repr([[content_digest(file) for file in files],
+                             [version(package) for package in READERS if find_spec(package)]]))
 
 
 def fingerprint(config: Mapping[str, Any], weights: Mapping[str, str], tokenizer: Mapping[str, str]) -> str:

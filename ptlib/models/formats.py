@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,9 +35,9 @@ from transformers import (
 from transformers.utils import cached_file, logging
 
 from ..errors import ModelLoadError, first_line
-from ..files import content_digest, kept
+from ..files import kept
 from ..progress import progress_bar
-from .fingerprints import Checkpoint
+from .fingerprints import Checkpoint, read_from
 from .lm import input_table, kind_of
 
 __all__ = ["FORMATS", "GgufFiles", "HuggingFaceFiles", "ModelFiles", "format_of"]
@@ -198,9 +197,8 @@ class GgufFiles(ModelFiles):
 
     def tokenizer(self) -> Any:
         """It is built from the file's words once, which takes long for many words, and kept in the user's cache."""
-        key = [*map(content_digest, map(Path, (self.path, __file__))),
-               *map(version, ("transformers", "tokenizers", "gguf"))]
-        name, settings, content = kept("tokenizers", key, self.build_tokenizer)
+        name, settings, content = kept("tokenizers", read_from([Path(self.path), Path(__file__)]),
+                                       self.build_tokenizer)
         with TemporaryDirectory() as folder:
             file = Path(folder) / "tokenizer.json"
             file.write_text(content, encoding="utf-8")

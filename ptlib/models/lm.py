@@ -97,12 +97,13 @@ class LanguageModel(Vocabulary):
         """
         self._model = None if model is None else model.eval().requires_grad_(False)
         self.kind, self.proof = kind, None
-        given = sorted(set(tokenizer.get_vocab().values()))
+        table = model.get_input_embeddings().weight if embeddings is None else embeddings
+        super().__init__(tokenizer, name, len(table), None if checkpoint is None else checkpoint.tokenizer_digest)
+        given = sorted(self.tokens)
         if model is not None:
             zero_broken_rows(model, given)
         self.embeddings = input_table(model.get_input_embeddings()) if embeddings is None else embeddings
         self.dim = self.embeddings.shape[1]
-        super().__init__(tokenizer, name, len(self.embeddings))
         self.given_ids = torch.tensor([i for i in given if i < self.vocab_size], device=self.device)
         self._checkpoint = checkpoint
         self._head: Head | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,28 @@ from tokenizers import decoders, models
 from ..errors import ModelLoadError
 from ..files import content_digest, kept, text_digest
 
-__all__ = ["APART", "Vocabulary"]
+__all__ = ["APART", "Vocabulary", "without_collector"]
 
 APART = '"'  # a character that tokenizers hardly ever join with a word
 TRIED = 2000  # the number of tokens on which ``right_reading`` compares the readings of a vocabulary
 TOGETHER = 100  # words that are tokenized as one text
-PART = 2**13  # tokens that are decoded at once; lists for a whole vocabulary keep Python's garbage collector busy
 LARGE = 2**14  # tokens; the words of a smaller vocabulary are found as fast as they are read from the cache
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Inside this context, Python's garbage collector rests.
+
+    Some hundred thousand words make it look at all objects of the process again and again, which takes as long as
+    finding the words.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class Vocabulary:
@@ -29,12 +46,18 @@ class Vocabulary:
         tokenizer: the model's Hugging Face tokenizer.
         name: the model's name.
         vocab_size: the number of tokens that the model has embeddings for.
+        origin: the hash of the files that the tokenizer was read from; None if it was made in memory.
     """
 
-    def __init__(self, tokenizer: Any, name: str, vocab_size: int):
-        self.tokenizer, self.name, self.vocab_size = tokenizer, name, vocab_size
+    def __init__(self, tokenizer: Any, name: str, vocab_size: int, origin: str | None = None):
+        self.tokenizer, self.name, self.vocab_size, self.origin = tokenizer, name, vocab_size, origin
         self._ids: dict[str, dict[str, int | None]] = {}
         self._words: dict[str, dict[str, int]] = {}
+
+    @cached_property
+    def tokens(self) -> dict[int, str]:
+        """{id: token as the vocabulary writes it, such as "ĠParis"}, of all that the tokenizer can produce."""
+        return {i: token for token, i in self.tokenizer.get_vocab().items()}
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -121,7 +144,7 @@ class Vocabulary:
         new = [word for word in dict.fromkeys(words) if word not in ids]
         if place == " " and place in self._words:
             # All words are found. One that is not among them can only be the token of another spelling ("paris").
-            ids.update((word, None) for word in new if self._is_read_as_written(word))
+            ids.update(dict.fromkeys(self._read_as_written(new)))
             new = [word for word in new if word not in ids]
         special = set(self.tokenizer.all_special_ids)
         for word, tokens in zip(new, self.tokenize_at(new, place), strict=True):
@@ -142,12 +165,15 @@ class Vocabulary:
         one token after a space, too, or if the space becomes a token of its own, as in languages that write no spaces.
         """
         if place not in self._words:
-            def find() -> dict[str, int]:
-                return self._find_words(place)
+            def find() -> tuple[str, list[int]]:
+                """The words as one text, as JSON is slow with many texts. No word has a space in it."""
+                words = self._find_words(place)
+                return " ".join(words), list(words.values())
 
-            words = kept("words", (place, self.digest), find) if self.is_kept else find()
-            self._ids.setdefault(place, {}).update(words)
-            self._words[place] = words
+            with without_collector():
+                text, ids = kept("words", (place, self.digest), find) if self.is_kept else find()
+                self._words[place] = dict(zip(text.split(), ids, strict=True))
+                self._ids.setdefault(place, {}).update(self._words[place])
         return self._words[place]
 
     def _find_words(self, place: str) -> dict[str, int]:
@@ -187,15 +213,17 @@ class Vocabulary:
                 self.tokenizer.backend_tokenizer.model, (models.BPE, models.Unigram)):
             return every
         added = set(self.tokenizer.get_added_vocab().values())
-        return [i for i, token in enumerate(self.tokenizer.convert_ids_to_tokens(every))
-                if i in added or (token and token.startswith(before) and token.endswith(after))]
+        return [i for i, token in sorted(self.tokens.items())
+                if i in added or (token.startswith(before) and token.endswith(after))]
 
-    def _is_read_as_written(self, word: str) -> bool:
-        """Whether the tokenizer leaves the text of a word as it is, so that a token of all of it is spelled so, too."""
-        if not self.tokenizer.is_fast or not is_plausible(word):
-            return False
-        normalizer = self.tokenizer.backend_tokenizer.normalizer
-        return normalizer is None or normalizer.normalize_str(word).removeprefix(self._marks[0]) == word
+    def _read_as_written(self, words: Iterable[str]) -> list[str]:
+        """Those of the words whose text the tokenizer leaves as it is, so that a token of all of it is spelled so, too.
+        """
+        if not self.tokenizer.is_fast:
+            return []
+        normalizer, mark = self.tokenizer.backend_tokenizer.normalizer, self._marks[0]
+        return [word for word in words if is_plausible(word) and (
+            normalizer is None or normalizer.normalize_str(word).removeprefix(mark) == word)]
 
     @cached_property
     def _marks(self) -> tuple[str, str]:
@@ -210,7 +238,9 @@ class Vocabulary:
     def digest(self) -> str | None:
         """The hash of all that the words depend on: the tokenizer, the number of embeddings, and this code.
 
-        It is None for a tokenizer that is not a file's content alone, but has parts in Python.
+        It is None for a tokenizer that is not a file's content alone, but has parts in Python. Of a tokenizer that was
+        read from files, only the parts that can be set afterwards are hashed: all of it takes half a second for 262,144
+        tokens.
         """
         if not self.tokenizer.is_fast:
             return None
@@ -218,7 +248,10 @@ class Vocabulary:
         backend.no_truncation()  # settings of a single call
         backend.no_padding()
         try:
-            content = backend.to_str()
+            content = backend.to_str() if self.origin is None else repr([
+                self.origin, sorted(self.tokenizer.get_added_vocab().items()),
+                *(part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer,
+                                                            backend.decoder))])
         except Exception:  # of no narrower type
             return None
         special = [self.tokenizer.all_special_ids, self.tokenizer.unk_token_id]
@@ -266,13 +299,10 @@ def is_plausible(word: str) -> bool:
 
 def decoded(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     """The text of each token by the tokenizer's decoder."""
-    ids, words = list(ids), []
-    for start in range(0, len(ids), PART):
-        alone = [[i] for i in ids[start:start + PART]]
-        # The backend leaves out the clean-up of spaces, which concerns no word.
-        words += (tokenizer.backend_tokenizer.decode_batch(alone, skip_special_tokens=False) if tokenizer.is_fast else
-                  tokenizer.batch_decode(alone))
-    return words
+    alone = [[i] for i in ids]
+    # The backend leaves out the clean-up of spaces, which concerns no word.
+    return (tokenizer.backend_tokenizer.decode_batch(alone, skip_special_tokens=False) if tokenizer.is_fast else
+            tokenizer.batch_decode(alone))
 
 
 def as_bytes(token: str | None) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, tensor
 from ..errors import AnchorError
 from ..files import content_digest, kept
 from ..models.lm import LanguageModel
-from ..models.vocabulary import Vocabulary
+from ..models.vocabulary import Vocabulary, without_collector
 
 __all__ = ["Anchors", "shared_anchors"]
 
@@ -151,12 +151,14 @@ def _shared(vocabularies: Sequence[Vocabulary]) -> _Shared:
     return found
 
 
+@without_collector()
 def _find(vocabularies: Sequence[Vocabulary]) -> _Shared:
-    candidates = sorted(set().union(*(vocabulary.words for vocabulary in vocabularies)))
+    candidates = set().union(*(vocabulary.words for vocabulary in vocabularies))
     # A word that is several tokens in one vocabulary need not be looked up in the next.
-    shared = candidates
+    shared = list(candidates)
     for vocabulary in vocabularies:
         shared = [word for word, i in zip(shared, vocabulary.word_ids(shared), strict=True) if i is not None]
+    shared.sort()
     rows = list(zip(*(vocabulary.word_ids(shared) for vocabulary in vocabularies), strict=True))
     unique: list[int] = []
     taken: list[set[int | None]] = [set() for _ in vocabularies]

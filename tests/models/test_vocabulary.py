@@ -235,6 +235,25 @@ def test_a_tokenizer_with_parts_in_python_is_not_kept(tmp_path, monkeypatch):
     assert len(entries(tmp_path)) == 1
 
 
+def test_a_part_that_is_set_after_loading_counts_too():
+    """A tokenizer that was read from files is known by them, and by what has been changed since."""
+    def digest(change) -> str | None:
+        tokenizer = large_tokenizer("end")
+        change(tokenizer)
+        return Vocabulary(tokenizer, "loaded", len(tokenizer), origin="the same files").digest
+
+    def lowercase(tokenizer):
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+    def in_python(tokenizer):
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Spaces())
+
+    as_read, lower, added = map(digest, (len, lowercase, lambda tokenizer: tokenizer.add_tokens(["narwhal"])))
+    assert digest(len) == as_read is not None
+    assert len({as_read, lower, added}) == 3
+    assert digest(in_python) is None
+
+
 def test_shared_words_of_large_vocabularies_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
