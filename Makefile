@@ -60,17 +60,15 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
-# The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies.
+# The notebooks are tested with the small parameters of tests/notebooks/*.yaml, from copies, beside the other tests: so no
+# core waits for the last file of one kind.
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/pytest -n auto --dist loadfile
-	@rm -rf runs/test && mkdir -p runs/test
-	@for n in $(NOTEBOOKS); do \
-	    config=tests/notebooks/$$(basename $$n .ipynb).yaml; \
-	    $(BIN)/papermill --prepare-only --log-level ERROR $$([ -f $$config ] && echo -f $$config) \
-	        $$n runs/test/$$(basename $$n) || exit 1; done
-	TQDM_DISABLE=1 $(BIN)/pytest -n auto --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 runs/test
+	@rm -rf runs/test
+	$(BIN)/python tests/notebooks/prepare.py runs/test $(NOTEBOOKS)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --nbval-lax --nbval-current-env \
+	    --nbval-cell-timeout=300 tests runs/test
 
 # Run every notebook in place, so that the outputs that readers browse are those of today's code and models. Prompts that
 # several of them need are tuned once.

@@ -35,6 +35,14 @@ SENTENCES = [*(f"The capital of {country} is {city} . In {city} , the old capita
 GREEK = ["η Αθήνα είναι πόλη της Ελλάδας ."]
 
 
+LONGEST = ("test_sweep.py", "test_interruptions.py", "test_real.py", "test_site.py")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes a minute or more comes first, so that no core waits for it at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _silent():
     ptlib.set_progress(False)
