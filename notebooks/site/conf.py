@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 project = "ptlib"
 version = release = ptlib.__version__
-copyright = "MIT licence"
+copyright = "2026, The ptlib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "notebooks/site/index"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ptlib/zoo/README.md", "notebooks/glossary.md",
@@ -27,6 +27,8 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 
 nb_execution_mode = "off"  # pages show what make notebooks ran
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # closing texts link to other pages
+highlight_language = "none"  # of blocks that name no language, such as what a program prints
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
@@ -56,6 +58,11 @@ def tables_stay_as_they_are(app: Sphinx, what: str, name: str, obj: object, opti
     plain = "\n".join(lines)
     text = re.sub(r"(?m)(?:^[ ]*\|.*\n?)+", lambda table: "::\n\n" + re.sub(r"(?m)^", "    ", table[0]), plain)
     lines[:] = text.split("\n")
+
+
+def dicts_are_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Show ``{key: value}`` in a docstring as code: a colon in plain text would end the type of what is returned."""
+    lines[:] = [re.sub(r"(?<!`)\{[^{}`]*: [^{}`]*\}", r"``\g<0>``", line) for line in lines]
 
 
 def figures_in_words(app: Sphinx, doctree: nodes.document) -> None:
@@ -90,3 +97,4 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", figures_in_words)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", tables_stay_as_they_are, priority=400)
+    app.connect("autodoc-process-docstring", dicts_are_code, priority=450)  # before Napoleon, which comes at 500

@@ -34,8 +34,9 @@ def calibrate_contextually(prompt: Prompt, lm: LanguageModel, texts: Sequence[st
         texts: what to fill in for [X].
 
     Returns:
-        The Prompt with ``offsets``: (V,) −m for each token of ``lm`` at the answer slot, in place of those that it had.
-        They are kept as those of ``calibrate`` are. ``meta["calibrated"]`` has no ``sources``, and what it cost.
+        The Prompt with ``offsets`` (V,), which are −m for each token of ``lm`` at the answer slot, in place of those
+        that it had. They are kept as those of ``calibrate`` are. ``meta["calibrated"]`` has no ``sources``, and what it
+        cost.
 
     Raises:
         PromptMismatchError: the prompt was not made for ``lm``; or the template has no token before [Y] without a text.

@@ -80,7 +80,7 @@ class Evaluation:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """A table with one row for each example: subject, object, prediction, rank and, if computed, filtered_rank.
+        """A table of one row an example, with its subject, object, prediction, rank and, if computed, filtered_rank.
 
         It is made on each access, because a sweep keeps many evaluations in memory.
         """

@@ -141,7 +141,7 @@ class LanguageModel(Vocabulary):
 
     @property
     def loses_first_token(self) -> bool:
-        """Whether the LM hardly reads what stands first in a text: it is causal and its tokenizer adds no start token.
+        """Whether the LM hardly reads what stands first, as it is causal and its tokenizer adds no start token.
 
         A causal LM attends to the first token whatever it means (attention sinks, Xiao et al. 2024, arXiv 2309.17453).
         ``Template.layout`` puts a full stop before a subject that would stand first.
@@ -184,7 +184,7 @@ class LanguageModel(Vocabulary):
 
     @cached_property
     def blank_id(self) -> int:
-        """The token at the answer slot: the mask token, or T5's first sentinel. A causal LM needs none and gets 0.
+        """The token at the answer slot, the mask token or T5's first sentinel. A causal LM needs none and gets 0.
 
         Raises:
             ModelLoadError: the tokenizer has no mask token.

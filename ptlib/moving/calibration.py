@@ -50,8 +50,8 @@ def calibrate(prompt: Prompt, lm: LanguageModel, *, source: LanguageModel | Sequ
             overlap most with the sources' (as in ``agreement``).
 
     Returns:
-        The Prompt with ``offsets``: (V,) λ (m_source − m_target) for each token of ``lm`` at the answer slot, 0 in the
-        mean over the shared words. They are saved with the prompt, and ``evaluate`` adds them to the logits.
+        The Prompt with ``offsets`` (V,), which are λ (m_source − m_target) for each token of ``lm`` at the answer slot,
+        0 in the mean over the shared words. They are saved with the prompt, and ``evaluate`` adds them to the logits.
         ``meta["calibrated"]`` holds the strength and what it cost.
 
     Raises:

@@ -141,5 +141,5 @@ class Mixture:
 
     @property
     def perplexity(self) -> Tensor:
-        """(m,) exp of the entropy of each vector's weights: the effective number of its words, from 1 to k."""
+        """(m,) exp of the entropy of each vector's weights, the effective number of its words, from 1 to k."""
         return torch.special.entr(self.weights).sum(-1).exp()
