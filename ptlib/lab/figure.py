@@ -27,9 +27,9 @@ def draw(exploration: Exploration) -> Figure:
     Colours are cosines on one scale from 0 to 1, so that figures can be compared; cosines below 0 have the colour of 0.
     """
     lines, wide = max(len(exploration.nearest), 10), 0.34 * max(len(exploration.moved.vectors), 3)
-    figure = Figure(figsize=(8.9 + 2 * wide, 1.9 + 0.26 * lines),
+    figure = Figure(figsize=(9.2 + 2 * wide, 1.9 + 0.26 * lines),
                     layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    table, here, there, scale, bars = figure.subplots(1, 5, width_ratios=[2.9, wide, wide, 0.12, 2.2])
+    table, here, there, scale, bars = figure.subplots(1, 5, width_ratios=[3.2, wide, wide, 0.12, 2.2])
     _draw_words(exploration.nearest, table)
     for side, ax in (("source", here), ("moved", there)):
         cosines = exploration.strongest[side]
@@ -55,7 +55,7 @@ def as_png(figure: Figure) -> bytes:
 
 def _draw_words(nearest: pd.DataFrame, ax: Axes) -> None:
     """Draw the nearest words as text, one line for each rank. Words that a vector has on both sides are bold."""
-    columns = {"source": 0.14, "moved": 0.64}  # left edges of the words
+    columns = {"source": 0.2, "moved": 0.67}  # left edges of the words
     for side, left in columns.items():
         ax.text(left + 0.03, -1, side, va="center", size=10, style="italic")
     for line, (vector, rank) in enumerate(nearest.index):
