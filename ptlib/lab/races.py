@@ -196,6 +196,7 @@ def peft_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, epochs: 
     texts = [[*(i for at, i in enumerate(layout.ids) if at not in layout.slots), int(target)]
              for layout, target in zip(layouts, targets, strict=True)]
     torch.manual_seed(seed)
+    lm.model.loss_type = "ForCausalLM"  # which a class of another kind of name, GPT2LMHeadModel, takes with a warning
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_vectors)
     with without_future_warnings():
         model = get_peft_model(lm.model, config)
