@@ -80,19 +80,12 @@ function linkedMap(model) {
     return star !== null ? { star } : word !== null ? { word: words[word] } : null;
   }
 
-  /** The cosines of a word, by its number, to each of the prompt's vectors. They come as signed bytes, in per cent. */
-  function cosinesOf(side, i) {
-    const { cosines, stars } = model.get("shown");
-    if (!cosines) return [];
-    const { buffer, byteOffset } = cosines[side], count = stars[side].length;
-    return Array.from(new Int8Array(buffer, byteOffset + i * count, count), (percent) => percent / 100);
-  }
-
   function recolour() {
+    const { cosines } = model.get("shown");
     for (const side of SIDES) {
       const order = [];
       dots[side].forEach((dot, i) => {
-        const highest = Math.max(0, ...cosinesOf(side, i));
+        const highest = Math.max(0, ...(cosines?.[side]?.[i] ?? [])) / 100;
         dot.setAttribute("fill", colour(highest));
         dot.setAttribute("r", (1.3 + 2.5 * highest).toFixed(1));
         if (highest > 0.35) order.push(dot);
@@ -118,7 +111,7 @@ function linkedMap(model) {
 
   /** Light a word, or a vector and its nearest words, on both sides; null puts all lights out. */
   function light(what) {
-    const { nearest: near } = model.get("shown"), lines = [];
+    const { cosines, nearest: near } = model.get("shown"), lines = [];
     const lit = { source: [], target: [] };
     if (what?.word !== undefined) for (const side of SIDES) lit[side] = [what.word];
     if (what?.star !== undefined) for (const side of SIDES) lit[side] = near.filter((row) => row.vector === what.star + 1).map((row) => row[side][0]);
@@ -131,7 +124,7 @@ function linkedMap(model) {
       }));
       maps[side].svg.querySelectorAll(".stars > g").forEach((star, i) => star.classList.toggle("on", what?.star === i));
       if (what?.word !== undefined && columns.has(what.word)) {
-        lines.push(`${side}: ${cosinesOf(side, columns.get(what.word)).map((c) => c.toFixed(2)).join(", ")}`);
+        lines.push(`${side}: ${cosines[side][columns.get(what.word)].map((c) => (c / 100).toFixed(2)).join(", ")}`);
       }
     }
     caption.textContent = what === null ? "Point at a word or a star: the same lights up on the other side."

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -276,13 +275,7 @@ def test_the_panel_opens_on_a_mixture(explorer, pair):
     assert [score["p"] for score in shown["scores"]] == by_hand.scores["p_at_1"].tolist()
     assert [[bar["word"] for bar in vector] for vector in shown["mixture"]] == [
         list(by_hand.prompts[0].mixture.leading(i, 6)) for i in range(2)]
-    words = opened.picture.map["words"]
-    assert words == list(by_hand.words.words)
-    sides = {"source": (by_hand.prompts[0], by_hand.sources[0]), "target": (by_hand.moved, by_hand.target)}
-    for side, both in sides.items():
-        percent = np.frombuffer(shown["cosines"][side], dtype=np.int8).reshape(len(words), -1)
-        cosines = ptlib.encode(*both, by_hand.words).T
-        assert np.abs(percent - 100 * cosines.numpy()).max() <= 0.5 + 1e-4
+    assert opened.picture.map["words"] == list(by_hand.words.words)
 
 
 def test_a_page_without_a_kernel_shows_the_figure(explorer):
