@@ -83,7 +83,6 @@ class Checkpoint:
         return fingerprint(config, weights,
                            {file.name: content_digest(file) for file in self.tokenizer})
 
-
     @property
     def tokenizer_digest(self) -> str:
         """The hash of all that the tokenizer was read from. In a GGUF file it stands beside the weights."""

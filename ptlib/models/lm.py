@@ -99,7 +99,7 @@ class LanguageModel(Vocabulary):
         self.kind, self.proof = kind, None
         table = model.get_input_embeddings().weight if embeddings is None else embeddings
         super().__init__(tokenizer, name, len(table), None if checkpoint is None else checkpoint.tokenizer_digest)
-        given = sorted(self.tokens)
+        given = list(self.tokens)
         if model is not None:
             zero_broken_rows(model, given)
         self.embeddings = input_table(model.get_input_embeddings()) if embeddings is None else embeddings

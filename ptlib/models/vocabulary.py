@@ -56,8 +56,8 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """{id: token as the vocabulary writes it, such as "ĠParis"}, of all that the tokenizer can produce."""
-        return {i: token for token, i in self.tokenizer.get_vocab().items()}
+        """{id: token as the vocabulary writes it, such as "ĠParis"}, of all that the tokenizer can produce, by id."""
+        return dict(sorted((i, token) for token, i in self.tokenizer.get_vocab().items()))
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -213,7 +213,7 @@ class Vocabulary:
                 self.tokenizer.backend_tokenizer.model, (models.BPE, models.Unigram)):
             return every
         added = set(self.tokenizer.get_added_vocab().values())
-        return [i for i, token in sorted(self.tokens.items())
+        return [i for i, token in self.tokens.items()
                 if i in added or (token.startswith(before) and token.endswith(after))]
 
     def _read_as_written(self, words: Iterable[str]) -> list[str]:
