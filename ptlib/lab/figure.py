@@ -26,10 +26,12 @@ def draw(exploration: Exploration) -> Figure:
 
     Colours are cosines on one scale from 0 to 1, so that figures can be compared; cosines below 0 have the colour of 0.
     """
-    lines, wide = max(len(exploration.nearest), 10), 0.34 * max(len(exploration.moved.vectors), 3)
-    figure = Figure(figsize=(9.2 + 2 * wide, 1.9 + 0.26 * lines),
-                    layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    table, here, there, scale, bars = figure.subplots(1, 5, width_ratios=[3.2, wide, wide, 0.12, 2.2])
+    lines = max(len(exploration.nearest), 10)
+    figure = Figure(figsize=(9.5, 2.4 + 0.5 * lines), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    halves = figure.add_gridspec(2, 1)
+    above, below = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+    table, bars = above.subplots(1, 2, width_ratios=[3, 2])
+    here, there, scale = below.subplots(1, 3, width_ratios=[1, 1, 0.04])
     _draw_words(exploration.nearest, table)
     for side, ax in (("source", here), ("moved", there)):
         cosines = exploration.strongest[side]

@@ -97,7 +97,7 @@ def difference_points(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax
 
 
 def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw mean P@1 over relations against a quantity: one line for each label, with a band for its 95 % interval.
+    """Draw mean P@1 over relations against a quantity: one line for each label, with 95 % intervals.
 
     Args:
         summary: the table of ``summarize`` with an index (label, x). The values of x are evenly spaced, in their order.
@@ -108,13 +108,17 @@ def score_lines(summary: pd.DataFrame, *, xlabel: str, title: str = "", ax: Axes
     if ax is None:
         _, ax = plt.subplots(figsize=(6.5, 3.6))
     ticks = [str(x) for x in dict.fromkeys(summary.index.get_level_values(1))]
-    for (label, rows), (color, dashes, marker) in zip(summary.groupby(level=0, sort=False), cycle(LINES)):
-        at = [ticks.index(str(x)) for x in rows.index.get_level_values(1)]
-        ax.plot(at, 100 * rows["relation_mean"], color=color, linestyle=dashes, marker=marker, label=label)
-        ax.fill_between(at, 100 * rows["relation_low"], 100 * rows["relation_high"], color=color, alpha=0.12, lw=0)
+    labels = summary.index.get_level_values(0).unique()
+    shifts = np.linspace(-0.03, 0.03, len(labels)) * (len(labels) - 1)  # so that no whisker hides another one
+    for label, aside, (color, dashes, marker) in zip(labels, shifts, cycle(LINES)):
+        rows = summary.loc[[label]]
+        at = [ticks.index(str(x)) + aside for x in rows.index.get_level_values(1)]
+        mean, low, high = (100 * rows[f"relation_{which}"] for which in ("mean", "low", "high"))
+        ax.errorbar(at, mean, [mean - low, high - mean], color=color, linestyle=dashes, marker=marker, label=label,
+                    elinewidth=1, capsize=2)
     ax.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel=xlabel, ylabel="mean P@1, %", title=title)
     ax.set_ylim(bottom=0)
-    if summary.index.get_level_values(0).nunique() > 1:
+    if len(labels) > 1:
         ax.legend()
     return ax
 
@@ -164,7 +168,7 @@ def word_picture(mixtures: Sequence[Mixture], labels: Sequence[str], *, title: s
     """
     leading = [[next(iter(mixture.leading(i, 1).items())) for i in range(len(mixture.gains))] for mixture in mixtures]
     if ax is None:
-        _, ax = plt.subplots(figsize=(1.5 * len(leading[0]) + 3, 0.55 * len(leading) + 0.6))
+        _, ax = plt.subplots(figsize=(1.25 * len(leading[0]) + 2.2, 0.55 * len(leading) + 0.6))
     # The scale goes beyond 1, because black would hide the words.
     ax.imshow([[weight for _, weight in row] for row in leading], cmap="Greys", vmin=0, vmax=2.5, aspect="auto")
     for i, row in enumerate(leading):

@@ -7,6 +7,7 @@ without such a suffix is a folder in Hugging Face format or a hub id.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import numpy as np
 import torch
 import transformers
 from huggingface_hub import constants, get_session, snapshot_download
@@ -188,24 +190,32 @@ class GgufFiles(ModelFiles):
             raise LookupError("it has no tokenizer")
         if EMBEDDINGS not in names:
             raise LookupError(f"it has no tensor {EMBEDDINGS}")
+        name, settings = kept("configurations", self.state, self.read_config)
+        return getattr(transformers, name).from_dict(settings)
+
+    def read_config(self) -> tuple[str, dict[str, Any]]:
+        """The class of the configuration and its entries. transformers reads all words of the file on the way."""
         with self.read_once():
             config = AutoConfig.from_pretrained(**self.read)
         if not config.architectures:
             causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             config.architectures = [causal.__name__]
-        return config
+        return type(config).__name__, json.loads(config.to_json_string(use_diff=False))
+
+    @cached_property
+    def state(self) -> str:
+        """The hash of all that the configuration and the tokenizer depend on. Both are kept in the user's cache."""
+        return read_from([Path(self.path), Path(__file__)])
 
     def tokenizer(self) -> Any:
-        """It is built from the file's words once, which takes long for many words, and kept in the user's cache."""
-        name, settings, content = kept("tokenizers", read_from([Path(self.path), Path(__file__)]),
-                                       self.build_tokenizer)
+        name, settings, content = kept("tokenizers", self.state, self.build_tokenizer)
         with TemporaryDirectory() as folder:
             file = Path(folder) / "tokenizer.json"
             file.write_text(content, encoding="utf-8")
             return getattr(transformers, name)(tokenizer_file=str(file), **settings)
 
     def build_tokenizer(self) -> tuple[str, dict[str, Any], str]:
-        """The class of the tokenizer, its settings, and its tokenizer.json."""
+        """The class of the tokenizer, its settings, and its tokenizer.json. It takes long for many words."""
         with self.read_once():
             tokenizer = AutoTokenizer.from_pretrained(**self.read)
         settings = {key: value for key, value in tokenizer.init_kwargs.items() if key in SETTINGS}
@@ -241,7 +251,11 @@ class GgufFiles(ModelFiles):
         tensor = next(tensor for tensor in self.reader.tensors if tensor.name == EMBEDDINGS)
         with torch.device("meta"):
             layer = AUTO[kind_of(config)].from_config(config).get_input_embeddings()
-        return table_of(layer, torch.tensor(dequantize(tensor.data, tensor.tensor_type)), dtype)
+        # gguf takes 16 rows a step. A row is a number of whole blocks, so several rows in one are dequantized alike.
+        data = np.asarray(tensor.data)
+        longer = dequantize(data.reshape(len(data) // math.gcd(len(data), 64), -1), tensor.tensor_type)
+        table = np.require(longer.reshape(len(data), -1), requirements="W")  # what is not quantized is still the file
+        return table_of(layer, torch.from_numpy(table), dtype)
 
 
 FORMATS: dict[str, type[ModelFiles]] = {".gguf": GgufFiles}  # {suffix in lower case: reader of such files}

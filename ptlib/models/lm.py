@@ -266,11 +266,8 @@ class LanguageModel(Vocabulary):
             ModelLoadError: the model's head needs more than the hidden states of its last layer.
         """
         embed = self.model.get_input_embeddings()
-        embeds, inputs = embed(ids), dict[str, Any]()
+        embeds, inputs = self.embedded(ids, slots, vectors), dict[str, Any]()
         rows = torch.arange(len(ids), device=ids.device)
-        if slots.shape[1]:
-            vectors = vectors.to(embeds.dtype).expand(len(ids), -1, -1)
-            embeds = embeds.index_put((rows[:, None], slots), vectors)
         if self.kind == "seq2seq":
             start = torch.full_like(ids[:, :1], self.model.config.decoder_start_token_id)
             if self._writes_all:  # the answer is predicted from the text before it
@@ -299,6 +296,17 @@ class LanguageModel(Vocabulary):
                                  f"in {self.model.dtype}; expected finite numbers: use prompt vectors of smaller norm, "
                                  "or load the model with dtype=torch.float32")
         return logits
+
+    def embedded(self, ids: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+        """What the model reads, (B, T, d): the embeddings of ``ids``, with prompt vectors in their place at ``slots``.
+
+        The arguments are those of ``answer_logits``.
+        """
+        embeds = self.model.get_input_embeddings()(ids)
+        if not slots.shape[1]:
+            return embeds
+        rows = torch.arange(len(ids), device=ids.device)
+        return embeds.index_put((rows[:, None], slots), vectors.to(embeds.dtype).expand(len(ids), -1, -1))
 
     def with_random_weights(self, seed: int = 0) -> LanguageModel:
         """A control that has learnt nothing: the same architecture and tokenizer, with random weights."""
@@ -333,4 +341,7 @@ def input_table(module: torch.nn.Embedding) -> Tensor:
     """The output of an embedding layer for every token, (V, d) float32."""
     if type(module) is torch.nn.Embedding:
         return module.weight.detach().float()
-    return module(torch.arange(module.num_embeddings, device=module.weight.device)).detach().float()
+    table = torch.empty(module.weight.shape, device=module.weight.device)
+    for ids in torch.arange(module.num_embeddings, device=table.device).split(4096):  # a whole copy more takes long
+        table[ids[0]:ids[-1] + 1] = module(ids).detach()
+    return table

@@ -6,7 +6,8 @@ the subject stands before the vectors, so its keys and values are the same for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
-__all__ = ["Prefixes"]
+__all__ = ["Prefixes", "common_length"]
 
 LIMIT = 2**30  # bytes of keys and values that are kept for a model
 
@@ -54,24 +55,39 @@ class Prefixes:
                 mask[row, -len(prefix):] = 1
         return DynamicCache(zip(*states, strict=True)), mask
 
+    def after(self, embeds: Tensor, rows: int) -> tuple[DynamicCache, Tensor]:
+        """A cache for a batch of texts that begin with prompt vectors, and its mask (rows, T). Nothing is kept.
+
+        Args:
+            embeds: what the model reads, (1, T, d) if all texts begin alike, otherwise (rows, T, d).
+            rows: the number of texts.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        self.model.get_decoder()(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        if len(embeds) < rows:
+            cache.batch_repeat_interleave(rows)
+        return cache, torch.ones(rows, embeds.shape[1], dtype=torch.long, device=embeds.device)
+
     @torch.inference_mode(False)  # what is kept serves evaluation and tuning alike
     @torch.no_grad()
     def read(self, prefixes: Sequence[tuple[int, ...]]) -> None:
-        """Compute the keys and values of those prefixes that are not known yet."""
+        """Compute the keys and values of those prefixes that are not known yet.
+
+        What all of them begin with, such as demonstrations, is read once.
+        """
         from transformers import DynamicCache
 
         new = sorted(set(prefixes) - self.known.keys(), key=len)
         if not new:
             return
-        device = self.model.get_input_embeddings().weight.device
-        longest = max(1, len(new[-1]))
-        ids = torch.tensor([[*prefix, *[0] * (longest - len(prefix))] for prefix in new], device=device)
-        mask = torch.tensor([[1] * len(prefix) + [0] * (longest - len(prefix)) for prefix in new], device=device)
+        shared = new[0][:common_length(new)] if len(new) > 1 else ()
         cache = DynamicCache()
-        self.model.get_decoder()(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        layers: list[Any] = list(cache.layers)  # of keys and values, or this model is not asked
-        states = torch.stack([torch.stack([layer.keys for layer in layers]),
-                              torch.stack([layer.values for layer in layers])])
+        if len(shared) > 1:  # for a start token alone it would not pay
+            once = self.states([shared], cache).expand(-1, -1, len(new), -1, -1, -1)
+            cache = DynamicCache(zip(*once, strict=True))
+        states = self.states([prefix[cache.get_seq_length():] for prefix in new], cache)
         if self.size + states.nbytes > LIMIT:
             kept = set(prefixes) - set(new)
             self.known = {prefix: self.known[prefix] for prefix in kept}
@@ -79,3 +95,23 @@ class Prefixes:
         for row, prefix in enumerate(new):
             self.known[prefix] = states[:, :, row, :, :len(prefix)].clone()
             self.size += self.known[prefix].nbytes
+
+    def states(self, texts: Sequence[tuple[int, ...]], cache: DynamicCache) -> Tensor:
+        """The keys and values of what is in ``cache`` and of a batch of texts that go on from there.
+
+        They are (2, layers, B, heads, T, width), padded on the right.
+        """
+        device = self.model.get_input_embeddings().weight.device
+        before, longest = cache.get_seq_length(), max(1, *map(len, texts))
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts], device=device)
+        mask = torch.tensor([[1] * (before + len(text)) + [0] * (longest - len(text)) for text in texts], device=device)
+        self.model.get_decoder()(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        layers: list[Any] = list(cache.layers)  # of keys and values, or this model is not asked
+        return torch.stack([torch.stack([layer.keys for layer in layers]),
+                            torch.stack([layer.values for layer in layers])])
+
+
+def common_length(texts: Iterable[Sequence[int]]) -> int:
+    """How many tokens all texts begin with."""
+    columns = zip(*texts, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

@@ -9,13 +9,14 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, takewhile
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelLoadError, PromptMismatchError
 from ..models.lm import LanguageModel
+from ..models.prefixes import common_length
 from ..models.vocabulary import APART
 
 __all__ = ["Batch", "Template", "batches", "collate"]
@@ -226,7 +227,8 @@ class Layout:
 class Batch:
     """Layouts as tensors: ids (B, T), mask (B, T), slots (B, m), answers (B,).
 
-    If ``before`` is given, it has the first token ids of each layout, and the tensors are of the rest.
+    The tensors are of what is left, if the first tokens are given: ``before`` has their ids for each layout, with no
+    prompt vectors among them; ``beginning`` is a batch of one row, with vectors, that all layouts begin with.
     """
 
     ids: Tensor
@@ -234,6 +236,7 @@ class Batch:
     slots: Tensor
     answers: Tensor
     before: list[tuple[int, ...]] | None = None
+    beginning: Batch | None = None
 
     def logits(self, lm: LanguageModel, vectors: Tensor, words: Tensor | None = None) -> Tensor:
         """The logits at the answer slots, (B, V), as ``LanguageModel.answer_logits`` gives them for the vectors.
@@ -244,28 +247,47 @@ class Batch:
         if self.before is not None:
             assert lm.prefixes is not None
             past = lm.prefixes.cache(self.before)
+        elif self.beginning is not None:
+            assert lm.prefixes is not None
+            ids, slots = self.beginning.ids, self.beginning.slots
+            first, vectors = vectors.split([slots.shape[1], self.slots.shape[1]], dim=-2)
+            texts = len(first) if first.dim() == 3 else 1
+            past = lm.prefixes.after(lm.embedded(ids.expand(texts, -1), slots.expand(texts, -1), first), len(self.ids))
         return lm.answer_logits(self.ids, self.mask, self.slots, vectors, self.answers, past, words)
 
 
-def cuts_of(layouts: Sequence[Layout]) -> list[int]:
-    """How many tokens of each layout an LM can read beforehand: those before the first prompt vector.
+def begin_alike(layouts: Sequence[Layout]) -> int:
+    """How many tokens and prompt vectors before the answer slot all layouts begin with, such as demonstrations."""
+    marked = []
+    for layout in layouts:
+        ids = list(layout.ids)
+        for slot in layout.slots:
+            ids[slot] = -1  # whatever token holds the place
+        marked.append(ids[:layout.answer])
+    return common_length(marked)
 
-    Without vectors it is what all layouts begin with, such as demonstrations. All layouts have as many vectors.
-    """
-    if layouts and layouts[0].slots:
-        return [layout.slots[0] for layout in layouts]
-    columns = zip(*(layout.ids[:layout.answer] for layout in layouts), strict=False)
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return [alike] * len(layouts)
+
+def cut(layout: Layout, at: int) -> Layout:
+    """What a layout has from a token on. The answer slot comes later."""
+    return Layout(layout.ids[at:], [slot - at for slot in layout.slots if slot >= at], layout.answer - at)
 
 
 def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> Batch:
-    """Make a batch of layouts that are cut where ``cuts_of`` says."""
-    cuts = cuts_of(layouts)
-    rests = [Layout(layout.ids[cut:], [slot - cut for slot in layout.slots], layout.answer - cut)
-             for layout, cut in zip(layouts, cuts, strict=True)]
-    before = [tuple(layout.ids[:cut]) for layout, cut in zip(layouts, cuts, strict=True)]
-    return replace(collate(rests, device), before=before)
+    """Make a batch of layouts without what an LM can read beforehand.
+
+    That is what stands before the first prompt vector, which an LM remembers for every prompt. If all layouts begin
+    with more than that, vectors or (in a text without any) words, it is this beginning. All have as many vectors.
+    """
+    alike, slots = begin_alike(layouts), layouts[0].slots
+    if slots and slots[0] < alike:
+        rest = collate([cut(layout, alike) for layout in layouts], device)
+        first = Layout(layouts[0].ids[:alike], [slot for slot in slots if slot < alike], alike - 1)
+        return replace(rest, beginning=collate([first], device))
+    cuts = [layout.slots[0] if slots else alike for layout in layouts]
+    if not any(cuts):
+        return collate(layouts, device)
+    rest = collate([cut(layout, at) for layout, at in zip(layouts, cuts, strict=True)], device)
+    return replace(rest, before=[tuple(layout.ids[:at]) for layout, at in zip(layouts, cuts, strict=True)])
 
 
 def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
@@ -285,10 +307,10 @@ def batches(layouts: Sequence[Layout], lm: LanguageModel,
     A GPU takes four times as many: with fewer, it waits for the next batch.
 
     If padding changes the LM's logits, the layouts in a batch have equal lengths. If the LM can go on from what it has
-    read, they are cut where ``cuts_of`` says.
+    read, they are made by ``collate_after_prefixes``.
     """
     assert lm.proof is not None  # ``Template.layout`` needs the whole LM for ``max_length``, so it was tested
-    make = collate if lm.prefixes is None or not any(cuts_of(layouts)) else collate_after_prefixes
+    make = collate if lm.prefixes is None else collate_after_prefixes
     order = sorted(range(len(layouts)), key=lambda i: len(layouts[i].ids))
     groups = [order] if lm.proof.ignores_padding else [
         list(group) for _, group in groupby(order, key=lambda i: len(layouts[i].ids))]

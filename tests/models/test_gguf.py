@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ptlib import ModelLoadError, evaluate, load_lm, random_prompt, shared_anchors, transfer
 from ptlib.models.formats import GgufFiles
@@ -226,6 +226,18 @@ def test_its_tokenizer_is_kept_and_the_one_of_transformers(llama, tmp_path, cach
     entry.write_text(kept.replace("France", "Narnia"), encoding="utf-8")
     check(GgufFiles(str(path)).tokenizer())
     assert entry.read_text(encoding="utf-8") == kept
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_its_configuration_is_kept_and_the_one_of_transformers(llama, tmp_path, cache, architecture):
+    path = write(tmp_path / "toy.gguf", *llama, architecture=architecture)
+    plain = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    for again in range(2):
+        own = GgufFiles(str(path)).config()
+        assert len(list((cache / "configurations").iterdir())) == 1, again
+        [head] = own.architectures
+        assert head.endswith("ForCausalLM") and plain.architectures in (None, [head])
+        assert type(own) is type(plain) and own.to_dict() == {**plain.to_dict(), "architectures": [head]}
 
 
 def test_its_fingerprint_does_not_depend_on_what_is_kept(llama, tmp_path, cache):

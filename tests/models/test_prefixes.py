@@ -36,7 +36,8 @@ def logits_and_gradient(lm, layouts, vectors, batched):
     return logits, torch.autograd.grad(logits.square().mean(), leaf)[0]
 
 
-@pytest.mark.parametrize("text", ["[X] [V]*3 [Y]", "The [X] , in [V] words [V]*2 [Y] ."])
+@pytest.mark.parametrize("text", ["[X] [V]*3 [Y]", "The [X] , in [V] words [V]*2 [Y] .",
+                                  "[V] Peru , [V] . [V] [X] , [Y]", "France [V] Paris . [X] [V]*2 [Y]"])
 @pytest.mark.parametrize("name", REMEMBER)
 def test_logits_and_gradients_are_those_of_the_whole_text(tmp_path, name, text):
     lm = loaded(REMEMBER[name], tmp_path)
@@ -72,6 +73,22 @@ def test_what_all_texts_without_vectors_begin_with_is_read_once(tmp_path, monkey
         alone = torch.cat([collate([layouts[row]], lm.device).logits(lm, vectors) for row in rows])
         torch.testing.assert_close(batch.logits(lm, vectors), alone, atol=1e-5, rtol=1e-4)
     assert len(lm.prefixes.known) == (text != "[X] [Y]")
+
+
+@pytest.mark.parametrize("name", REMEMBER)
+def test_demonstrations_before_the_subject_are_read_once(tmp_path, name):
+    lm, widths = loaded(REMEMBER[name], tmp_path), []
+    layouts = Template("In France , Paris . In [X] , [V] [Y]").layout(lm, SUBJECTS)
+    vectors = random_prompt(lm, 1).vectors
+    assert lm.prefixes is not None  # which tests the model first
+    handle = lm.model.get_input_embeddings().register_forward_hook(lambda module, args, out: widths.append(out.shape))
+    [(rows, batch)] = batches(layouts, lm)
+    together = batch.logits(lm, vectors)
+    handle.remove()
+    shared, longest = module.common_length(batch.before), max(map(len, batch.before))
+    assert [(sequences, tokens) for sequences, tokens, _ in widths[:2]] == [(1, shared), (len(rows), longest - shared)]
+    alone = torch.cat([collate([layouts[row]], lm.device).logits(lm, vectors) for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
 def test_memory_is_bounded_and_changes_no_logits(toys, monkeypatch):
