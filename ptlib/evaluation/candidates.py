@@ -94,6 +94,8 @@ def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Exam
     whole words of the vocabulary or, with ``multi_token``, the objects of the examples. Words with the same tokens
     (*Paris* and *paris* to an uncased model) are one candidate.
 
+    Words are looked up once for each LM and place.
+
     Raises:
         TaskError: the examples have different label words; a label word is unknown, or begins with the token (with
             ``multi_token``: has all the tokens) of another class's; no candidate is left.
@@ -104,39 +106,47 @@ def candidates_of(lm: LanguageModel, template: Template, examples: Sequence[Exam
                         "examples of one task, or candidates=")
     if label_words and label_words[0] is not None:
         return classes(lm, label_words[0], template.place, multi_token)
-    if given is None and not multi_token:
-        return all_words(lm, template.place)
-    words = sorted(set([e.object for e in examples] if given is None else given))
-    tokens_by_word = dict(zip(words, tokens_of(lm, words, template.place, multi_token), strict=True))
-    candidates = {tokens: word for word, tokens in reversed(tokens_by_word.items()) if tokens is not None}
-    if not candidates:
-        reason = "unknown to" if multi_token else "not one token of"
-        raise TaskError(f"none of the {len(words)} candidates can be scored"
-                        + (f": {words[0]!r}, for example, is {reason} {lm.name} {described(template.place)}"
-                           if words else "")
-                        + "; give other candidates=" + ("" if multi_token else ", or multi_token=True"))
-    return Candidates(tuple(reversed(candidates.values())), tuple(reversed(candidates)), lm.name, template.place,
-                      multi_token)
+    words = None
+    if given is not None or multi_token:
+        words = tuple(sorted(set([e.object for e in examples] if given is None else given)))
+    known, key = _known.setdefault(lm, {}), (words, template.place, multi_token)
+    if key not in known:
+        known[key] = (all_words(lm, template.place) if words is None else
+                      of_words(lm, words, template.place, multi_token))
+    return known[key]
 
 
-_all_words: WeakKeyDictionary[LanguageModel, dict[str, Candidates]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[LanguageModel, dict[tuple, Candidates]] = WeakKeyDictionary()
 
 
-def all_words(lm: LanguageModel, place: str) -> Candidates:
-    """All whole words of a vocabulary that are one token at a place, cached for each LM.
+def of_words(lm: LanguageModel, words: Sequence[str], place: str, multi_token: bool) -> Candidates:
+    """Those of the words that can be scored.
 
     Raises:
         TaskError: there are none.
     """
-    by_place = _all_words.setdefault(lm, {})
-    if place in by_place:
-        return by_place[place]
+    tokens_by_word = dict(zip(words, tokens_of(lm, words, place, multi_token), strict=True))
+    candidates = {tokens: word for word, tokens in reversed(tokens_by_word.items()) if tokens is not None}
+    if not candidates:
+        reason = "unknown to" if multi_token else "not one token of"
+        raise TaskError(f"none of the {len(words)} candidates can be scored"
+                        + (f": {words[0]!r}, for example, is {reason} {lm.name} {described(place)}"
+                           if words else "")
+                        + "; give other candidates=" + ("" if multi_token else ", or multi_token=True"))
+    return Candidates(tuple(reversed(candidates.values())), tuple(reversed(candidates)), lm.name, place, multi_token)
+
+
+def all_words(lm: LanguageModel, place: str) -> Candidates:
+    """All whole words of a vocabulary that are one token at a place.
+
+    Raises:
+        TaskError: there are none.
+    """
     words = lm.words_at(place)
     if not words:
         raise TaskError(f"no word is one token of {lm.name} {described(place)}: its tokenizer turns none of its "
                         f"{len(lm.tokenizer)} tokens back into itself; give candidates=, or multi_token=True")
-    by_place[place] = Candidates(tuple(words), tuple((i,) for i in words.values()), lm.name, place)
-    return by_place[place]
+    return Candidates(tuple(words), tuple((i,) for i in words.values()), lm.name, place)
 
 
 def tokens_of(lm: LanguageModel, words: Sequence[str], place: str,
