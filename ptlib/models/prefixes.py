@@ -56,18 +56,17 @@ class Prefixes:
         return DynamicCache(zip(*states, strict=True)), mask
 
     def after(self, embeds: Tensor, rows: int) -> tuple[DynamicCache, Tensor]:
-        """A cache for a batch of texts that begin with prompt vectors, and its mask (rows, T). Nothing is kept.
+        """A cache for a batch of texts that begin alike, with prompt vectors, and its mask (rows, T). Nothing is kept.
 
         Args:
-            embeds: what the model reads, (1, T, d) if all texts begin alike, otherwise (rows, T, d).
+            embeds: (1, T, d) what the model reads first.
             rows: the number of texts.
         """
         from transformers import DynamicCache
 
         cache = DynamicCache()
         self.model.get_decoder()(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        if len(embeds) < rows:
-            cache.batch_repeat_interleave(rows)
+        cache.batch_repeat_interleave(rows)
         return cache, torch.ones(rows, embeds.shape[1], dtype=torch.long, device=embeds.device)
 
     @torch.inference_mode(False)  # what is kept serves evaluation and tuning alike

@@ -227,8 +227,8 @@ class Layout:
 class Batch:
     """Layouts as tensors: ids (B, T), mask (B, T), slots (B, m), answers (B,).
 
-    The tensors are of what is left, if the first tokens are given: ``before`` has their ids for each layout, with no
-    prompt vectors among them; ``beginning`` is a batch of one row, with vectors, that all layouts begin with.
+    If ``before`` is given, it has the first token ids of each layout, and the tensors are of the rest. Otherwise all
+    layouts have the first ``alike`` tokens and prompt vectors in common.
     """
 
     ids: Tensor
@@ -236,24 +236,24 @@ class Batch:
     slots: Tensor
     answers: Tensor
     before: list[tuple[int, ...]] | None = None
-    beginning: Batch | None = None
+    alike: int = 0
 
     def logits(self, lm: LanguageModel, vectors: Tensor, words: Tensor | None = None) -> Tensor:
         """The logits at the answer slots, (B, V), as ``LanguageModel.answer_logits`` gives them for the vectors.
 
         Given ``words``, n token ids, (B, n).
         """
-        past = None
+        ids, mask, slots, answers, past = self.ids, self.mask, self.slots, self.answers, None
         if self.before is not None:
             assert lm.prefixes is not None
             past = lm.prefixes.cache(self.before)
-        elif self.beginning is not None:
+        elif self.alike and vectors.dim() == 2:  # the same vectors for all: one row's reading serves all of them
             assert lm.prefixes is not None
-            ids, slots = self.beginning.ids, self.beginning.slots
-            first, vectors = vectors.split([slots.shape[1], self.slots.shape[1]], dim=-2)
-            texts = len(first) if first.dim() == 3 else 1
-            past = lm.prefixes.after(lm.embedded(ids.expand(texts, -1), slots.expand(texts, -1), first), len(self.ids))
-        return lm.answer_logits(self.ids, self.mask, self.slots, vectors, self.answers, past, words)
+            first, m = self.alike, int((slots[0] < self.alike).sum())
+            past = lm.prefixes.after(lm.embedded(ids[:1, :first], slots[:1, :m], vectors[:m]), len(ids))
+            ids, mask, slots, answers = ids[:, first:], mask[:, first:], slots[:, m:] - first, answers - first
+            vectors = vectors[m:]
+        return lm.answer_logits(ids, mask, slots, vectors, answers, past, words)
 
 
 def begin_alike(layouts: Sequence[Layout]) -> int:
@@ -267,27 +267,22 @@ def begin_alike(layouts: Sequence[Layout]) -> int:
     return common_length(marked)
 
 
-def cut(layout: Layout, at: int) -> Layout:
-    """What a layout has from a token on. The answer slot comes later."""
-    return Layout(layout.ids[at:], [slot - at for slot in layout.slots if slot >= at], layout.answer - at)
-
-
 def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> Batch:
     """Make a batch of layouts without what an LM can read beforehand.
 
-    That is what stands before the first prompt vector, which an LM remembers for every prompt. If all layouts begin
-    with more than that, vectors or (in a text without any) words, it is this beginning. All have as many vectors.
+    That is what stands before the first prompt vector, which an LM remembers for every prompt; in a text without
+    vectors, what all layouts begin with. If vectors are among what all begin with, nothing is left out, but counted.
     """
-    alike, slots = begin_alike(layouts), layouts[0].slots
-    if slots and slots[0] < alike:
-        rest = collate([cut(layout, alike) for layout in layouts], device)
-        first = Layout(layouts[0].ids[:alike], [slot for slot in slots if slot < alike], alike - 1)
-        return replace(rest, beginning=collate([first], device))
+    alike, slots = begin_alike(layouts), layouts[0].slots  # all have as many vectors
+    if slots and slots[0] < alike and len(layouts) > 1:
+        return replace(collate(layouts, device), alike=alike)
     cuts = [layout.slots[0] if slots else alike for layout in layouts]
     if not any(cuts):
         return collate(layouts, device)
-    rest = collate([cut(layout, at) for layout, at in zip(layouts, cuts, strict=True)], device)
-    return replace(rest, before=[tuple(layout.ids[:at]) for layout, at in zip(layouts, cuts, strict=True)])
+    rests = [Layout(layout.ids[cut:], [slot - cut for slot in layout.slots], layout.answer - cut)
+             for layout, cut in zip(layouts, cuts, strict=True)]
+    before = [tuple(layout.ids[:cut]) for layout, cut in zip(layouts, cuts, strict=True)]
+    return replace(collate(rests, device), before=before)
 
 
 def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:

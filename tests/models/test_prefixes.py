@@ -49,6 +49,9 @@ def test_logits_and_gradients_are_those_of_the_whole_text(tmp_path, name, text):
     for _ in range(2):  # once read anew, once remembered
         found = logits_and_gradient(lm, layouts, vectors, batches(layouts, lm, size=3))
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for rows, batch in batches(layouts, lm):  # with a prompt for each text, as in tuning
+        own = batch.logits(lm, vectors.expand(len(rows), -1, -1))
+        torch.testing.assert_close(own, expected[0][rows], atol=1e-5, rtol=1e-4)
 
 
 def test_a_prefix_is_read_once(toys, monkeypatch):
