@@ -132,7 +132,8 @@ def score_heatmap(scores: pd.DataFrame, *, title: str = "", ax: Axes | None = No
         _, ax = plt.subplots(figsize=(1.5 + 0.85 * scores.shape[1], 1.2 + 0.6 * scores.shape[0]))
     itself = np.array([[row == column for column in scores.columns] for row in scores.index])
     style = {"annot": True, "fmt": ".0f", "vmin": 0, "vmax": 100, "ax": ax, "square": True, "linewidths": 0.5}
-    sns.heatmap(100 * scores, mask=itself, cmap=LIGHT_TO_DARK, cbar_kws={"label": "mean P@1, %"}, **style)
+    bar = {"label": "mean P@1, %", "shrink": 0.75}  # no higher than the squares, whose title may be wider than they are
+    sns.heatmap(100 * scores, mask=itself, cmap=LIGHT_TO_DARK, cbar_kws=bar, **style)
     sns.heatmap(100 * scores, mask=~itself | scores.isna(), cmap=["0.88"], cbar=False,
                 annot_kws={"style": "italic"}, **style)
     darken_numbers(ax)
