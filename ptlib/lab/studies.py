@@ -62,10 +62,10 @@ class Study:
         lines = [f"{self.short[name]}: {lm.vocab_size} x {lm.dim}, {lm.kind}" for name, lm in self.lms.items()]
         if self.words is None:
             lines.append(f"{len(self.tasks)} tasks with label words, {facts} test examples; "
-                         f"{len(self.seeds)} tuning seeds")
+                         f"tuning seeds: {len(self.seeds)}")
         else:
             lines.append(f"{len(self.tasks)} relations, {facts} test facts, {len(self.words)} candidate words, "
-                         f"{len(self.dropped)} test facts with another object dropped; {len(self.seeds)} tuning seeds")
+                         f"{len(self.dropped)} test facts with another object dropped; tuning seeds: {len(self.seeds)}")
         return "\n".join(lines)
 
     @cached_property
