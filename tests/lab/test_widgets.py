@@ -231,7 +231,7 @@ def test_what_is_kept_is_made_once_and_the_oldest_goes():
 def test_the_figure_holds_the_same_content(explorer, pair):
     found = explorer.explore(**pair, method="closed-form", ridge=0.3)
     figure = draw(found)
-    table, here, there, scale, bars = figure.axes
+    table, bars, here, there, scale = figure.axes
     assert scale.get_ylim() == (0, 1), "one scale for all figures"
     texts = [text.get_text() for text in table.texts]
     for side in ("source", "moved"):
