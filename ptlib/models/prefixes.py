@@ -55,19 +55,21 @@ class Prefixes:
                 mask[row, -len(prefix):] = 1
         return DynamicCache(zip(*states, strict=True)), mask
 
-    def after(self, embeds: Tensor, rows: int) -> tuple[DynamicCache, Tensor]:
+    def after(self, embeds: Tensor, rows: int,
+              past: tuple[DynamicCache, Tensor] | None) -> tuple[DynamicCache, Tensor]:
         """A cache for a batch of texts that begin alike, with prompt vectors, and its mask (rows, T). Nothing is kept.
 
         Args:
             embeds: (1, T, d) what the model reads first.
             rows: the number of texts.
+            past: what stands before it, as ``cache`` gives it for one prefix; None if nothing does.
         """
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache = DynamicCache() if past is None else past[0]
         self.model.get_decoder()(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(rows)
-        return cache, torch.ones(rows, embeds.shape[1], dtype=torch.long, device=embeds.device)
+        return cache, torch.ones(rows, cache.get_seq_length(), dtype=torch.long, device=embeds.device)
 
     @torch.inference_mode(False)  # what is kept serves evaluation and tuning alike
     @torch.no_grad()
@@ -84,8 +86,8 @@ class Prefixes:
         shared = new[0][:common_length(new)] if len(new) > 1 else ()
         cache = DynamicCache()
         if len(shared) > 1:  # for a start token alone it would not pay
-            once = self.states([shared], cache).expand(-1, -1, len(new), -1, -1, -1)
-            cache = DynamicCache(zip(*once, strict=True))
+            self.states([shared], cache)
+            cache.batch_repeat_interleave(len(new))
         states = self.states([prefix[cache.get_seq_length():] for prefix in new], cache)
         if self.size + states.nbytes > LIMIT:
             kept = set(prefixes) - set(new)

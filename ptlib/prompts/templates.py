@@ -227,8 +227,8 @@ class Layout:
 class Batch:
     """Layouts as tensors: ids (B, T), mask (B, T), slots (B, m), answers (B,).
 
-    If ``before`` is given, it has the first token ids of each layout, and the tensors are of the rest. Otherwise all
-    layouts have the first ``alike`` tokens and prompt vectors in common.
+    If ``before`` is given, it has the first token ids of each layout, and the tensors are of the rest. The first
+    ``alike`` tokens and prompt vectors of the tensors are the same in all rows, and so is what stands before them.
     """
 
     ids: Tensor
@@ -244,13 +244,14 @@ class Batch:
         Given ``words``, n token ids, (B, n).
         """
         ids, mask, slots, answers, past = self.ids, self.mask, self.slots, self.answers, None
+        once = self.alike and vectors.dim() == 2  # the same vectors for all: one row's reading serves all of them
         if self.before is not None:
             assert lm.prefixes is not None
-            past = lm.prefixes.cache(self.before)
-        elif self.alike and vectors.dim() == 2:  # the same vectors for all: one row's reading serves all of them
+            past = lm.prefixes.cache(self.before[:1] if once else self.before)
+        if once:
             assert lm.prefixes is not None
             first, m = self.alike, int((slots[0] < self.alike).sum())
-            past = lm.prefixes.after(lm.embedded(ids[:1, :first], slots[:1, :m], vectors[:m]), len(ids))
+            past = lm.prefixes.after(lm.embedded(ids[:1, :first], slots[:1, :m], vectors[:m]), len(ids), past)
             ids, mask, slots, answers = ids[:, first:], mask[:, first:], slots[:, m:] - first, answers - first
             vectors = vectors[m:]
         return lm.answer_logits(ids, mask, slots, vectors, answers, past, words)
@@ -271,18 +272,17 @@ def collate_after_prefixes(layouts: Sequence[Layout], device: torch.device) -> B
     """Make a batch of layouts without what an LM can read beforehand.
 
     That is what stands before the first prompt vector, which an LM remembers for every prompt; in a text without
-    vectors, what all layouts begin with. If vectors are among what all begin with, nothing is left out, but counted.
+    vectors, what all layouts begin with. If they begin alike beyond a vector, that is counted and not left out.
     """
-    alike, slots = begin_alike(layouts), layouts[0].slots  # all have as many vectors
-    if slots and slots[0] < alike and len(layouts) > 1:
-        return replace(collate(layouts, device), alike=alike)
-    cuts = [layout.slots[0] if slots else alike for layout in layouts]
+    begin, slots = begin_alike(layouts), layouts[0].slots  # all have as many vectors
+    cuts = [layout.slots[0] if slots else begin for layout in layouts]
+    alike = max(0, begin - cuts[0]) if len(layouts) > 1 else 0
     if not any(cuts):
-        return collate(layouts, device)
+        return replace(collate(layouts, device), alike=alike)
     rests = [Layout(layout.ids[cut:], [slot - cut for slot in layout.slots], layout.answer - cut)
              for layout, cut in zip(layouts, cuts, strict=True)]
     before = [tuple(layout.ids[:cut]) for layout, cut in zip(layouts, cuts, strict=True)]
-    return replace(collate(rests, device), before=before)
+    return replace(collate(rests, device), before=before, alike=alike)
 
 
 def collate(layouts: Sequence[Layout], device: torch.device) -> Batch:
