@@ -81,7 +81,7 @@ class Moments:
         share, weight = other.count / count, self.count * other.count / count
         a, r = other.anchor - self.anchor, other.entry - self.entry
         return Moments(count, self.anchor + share.unsqueeze(-1) * a, self.entry + share * r,
-                       self.gram + other.gram + weight[..., None, None] * outer(a, a),
+                       with_outer(self.gram + other.gram, weight, a),
                        self.projected + other.projected + (weight * r).unsqueeze(-1) * a,
                        self.square + other.square + weight * r.square())
 
@@ -102,7 +102,7 @@ class Moments:
         if center:
             return self.gram, self.projected, self.square
         count = self.count.unsqueeze(-1)
-        return (self.gram + count.unsqueeze(-1) * outer(self.anchor, self.anchor),
+        return (with_outer(self.gram, self.count, self.anchor),
                 self.projected + count * self.entry.unsqueeze(-1) * self.anchor,
                 self.square + self.count * self.entry.square())
 
@@ -128,8 +128,9 @@ class Moments:
         return (projected * u).sum(-1) / (square * quadratic).clamp_min(TINY).sqrt()
 
 
-def outer(x: Tensor, y: Tensor) -> Tensor:
-    return x.unsqueeze(-1) * y.unsqueeze(-2)
+def with_outer(gram: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """G + w xxᵀ (..., d, d), in one pass: for wide tables, each further matrix costs more than the arithmetic."""
+    return torch.addcmul(gram, (weight.unsqueeze(-1) * x).unsqueeze(-1), x.unsqueeze(-2))
 
 
 def moments(relative: Tensor, anchors: Tensor, mask: Tensor | None = None,
