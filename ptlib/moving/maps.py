@@ -19,8 +19,10 @@ from ..models.lm import LanguageModel
 from ..prompts.prompt import random_vectors, salted_generator
 from .search import RIDGES, gram_matrix, solve, split_anchors
 
-__all__ = ["AffineMap", "copy_vectors", "draw_random", "nearest_anchors", "procrustes_map", "projector", "ridge_map",
-           "weighted_sum"]
+__all__ = ["AffineMap", "copy_vectors", "draw_random", "local_map", "nearest_anchors", "procrustes_map", "projector",
+           "ridge_map", "weighted_sum"]
+
+TAU = 0.1  # a word weighs e times as much as one whose cosine with the vector is so much lower
 
 
 def copy_vectors(vectors: Tensor, source: LanguageModel, target: LanguageModel) -> Tensor:
@@ -102,6 +104,44 @@ def _ridge_maps(x: Tensor, y: Tensor, ridges: tuple[float, ...]) -> dict[float, 
     x, y, x_mean, y_mean = _centered(x, y)
     gram, projected = gram_matrix(x), y.T @ x
     return {ridge: AffineMap(solve(gram, projected, ridge).T, x_mean, y_mean) for ridge in ridges}
+
+
+def local_map(x: Tensor, y: Tensor, *, neighbours: int = 500, local_ridge: float = 1.0,
+              seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """Ridge regression, corrected for each vector by its errors on the nearest words (see Cleveland 1979).
+
+    v ↦ f(v) + ē + (v − x̄)C, where f is ``ridge_map`` and C a second ridge regression, of the errors y − f(x) on x,
+    on the words with the highest cosines with v, weighted by exp(cos / ``TAU``); ē and x̄ are the weighted means. A
+    tuned prompt's vectors are no words, and a linear map extrapolates to them; the words around a vector know how far
+    the map is off there.
+
+    Args:
+        x, y: the anchors in the source (k, d_s) and in the target (k, d_t).
+        neighbours: how many words correct a vector; all if there are fewer.
+        local_ridge: of C, relative to the mean square length of x − x̄. As it grows, only ē is left of the correction.
+        seed: of the anchors that are held out to choose the ridge of f.
+    """
+    regression, _ = ridge_map(x, y, seed=seed)
+    x, y = x.double(), y.double()
+    units = normalize(x - regression.source_mean, dim=-1)
+
+    def moved(vector: Tensor) -> Tensor:
+        cosines = units @ normalize(vector - regression.source_mean, dim=-1)
+        nearest = cosines.topk(min(neighbours, len(x)))
+        weights = (nearest.values / TAU).softmax(-1)
+        near, errors = x[nearest.indices], y[nearest.indices] - regression(x[nearest.indices])
+        centre, error = weights @ near, weights @ errors
+        near, errors = near - centre, errors - error
+        gram = near @ near.T
+        shift = local_ridge * gram.diagonal().mean() / (len(weights) * weights).clamp_min(1e-9)
+        gram = gram + torch.diag(shift.clamp_min(1e-12))  # a single word has no error left, and nothing to regress on
+        return regression(vector) + error + (vector - centre) @ near.T @ torch.linalg.solve(gram, errors)
+
+    def found(vectors: Tensor) -> Tensor:
+        rows = vectors.double().flatten(0, -2)
+        return torch.stack([moved(vector) for vector in rows]).unflatten(0, vectors.shape[:-1])
+
+    return found
 
 
 def procrustes_map(x: Tensor, y: Tensor, whiten: bool = False) -> AffineMap:

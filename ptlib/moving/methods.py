@@ -255,6 +255,13 @@ def linear_method(move: Move, ridge: float | Literal["auto"] = "auto") -> Found:
     return move.through(learnt), {"ridge": ridges[0] if len(ridges) == 1 else list(ridges)}
 
 
+@method("local", neighbours=COUNT, local_ridge=RATE)
+def local_method(move: Move, neighbours: int = 500, local_ridge: float = 1.0) -> Found:
+    """Ridge regression, corrected for each vector by the nearest words."""
+    return move.through([maps.local_map(x, move.target_anchors, neighbours=neighbours, local_ridge=local_ridge,
+                                        seed=move.seed) for x in move.source_anchors]), {}
+
+
 @method("procrustes", whiten=SWITCH)
 def procrustes_method(move: Move, whiten: bool = False) -> Found:
     """The orthogonal map from the source's anchors to the target's."""

@@ -49,6 +49,7 @@ def transfer_many(prompts: Mapping[Any, Prompt | Sequence[Prompt]], *,
     | ``"closed-form"`` | affine | ``ridge="auto"``, ``center=False``, ``top_k=None`` |
     | ``"gradient"`` (the paper's search) | affine | ``steps=2000``, ``lr=5e-3``, ``top_k=None``, ``progress=False`` |
     | ``"linear"`` | affine | ``ridge="auto"`` |
+    | ``"local"`` | affine | ``neighbours=500``, ``local_ridge=1.0`` |
     | ``"procrustes"`` | affine | ``whiten=False`` |
     | ``"projector"`` | affine | ``hidden=256``, ``epochs=50``, ``lr=1e-3`` |
     | ``"weighted-sum"`` | affine | ``top_k=None`` |

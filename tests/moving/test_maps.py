@@ -8,6 +8,7 @@ from ptlib import PromptMismatchError, encode, random_prompt, shared_anchors
 from ptlib.moving.maps import (
     copy_vectors,
     draw_random,
+    local_map,
     nearest_anchors,
     procrustes_map,
     projector,
@@ -97,10 +98,10 @@ def test_auto_ridge_has_the_least_error_on_held_out_anchors():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
 @pytest.mark.parametrize("learn", [lambda x, y: ridge_map(x, y, 0.0)[0], lambda x, y: ridge_map(x, y, 0.1)[0],
-                                   lambda x, y: ridge_map(x, y)[0], procrustes_map,
+                                   lambda x, y: ridge_map(x, y)[0], local_map, procrustes_map,
                                    lambda x, y: procrustes_map(x, y, whiten=True),
                                    lambda x, y: projector(x.float(), y.float(), epochs=2)[0]],
-                         ids=["ridge 0", "ridge 0.1", "auto ridge", "procrustes", "whitened", "projector"])
+                         ids=["ridge 0", "ridge 0.1", "auto ridge", "local", "procrustes", "whitened", "projector"])
 def test_fewer_anchors_than_dimensions_give_finite_maps(learn, count):
     found = learn(table(count, 16), table(count, 12, seed=5))
     assert found(draw(2, 3, 16, seed=6).float()).isfinite().all()
@@ -109,6 +110,41 @@ def test_fewer_anchors_than_dimensions_give_finite_maps(learn, count):
 def test_ridge_map_interpolates_fewer_anchors_than_dimensions():
     x, y = table(5, 16), table(5, 12, seed=5)
     torch.testing.assert_close(ridge_map(x, y, 0.0)[0](x), y)
+
+
+@pytest.mark.parametrize("local_ridge", [1e-3, 1.0, 30.0])
+def test_local_map_is_a_weighted_regression_of_the_nearest_words_errors(local_ridge):
+    """The dual solution that ``local_map`` has is the primal one: weighted least squares with a penalty."""
+    x, y, vector = table(60, 6), table(60, 8, seed=5), draw(6, seed=6)
+    linear = ridge_map(x, y)[0]
+    mean = x.mean(0)
+    cosines = torch.cosine_similarity(x - mean, vector - mean)
+    nearest = cosines.argsort(descending=True)[:20]
+    weights = (cosines[nearest] / 0.1).exp() / (cosines[nearest] / 0.1).exp().sum()
+    near, errors = x[nearest], y[nearest] - linear(x[nearest])
+    centre, error = weights @ near, weights @ errors
+    near, errors, weighed = near - centre, errors - error, 20 * weights
+    penalty = local_ridge * near.square().sum(1).mean() * torch.eye(6, dtype=torch.float64)
+    slopes = torch.linalg.solve(near.T @ (weighed[:, None] * near) + penalty, near.T @ (weighed[:, None] * errors))
+    expected = linear(vector) + error + (vector - centre) @ slopes
+    found = local_map(x, y, neighbours=20, local_ridge=local_ridge)
+    torch.testing.assert_close(found(vector.expand(2, 3, -1)), expected.expand(2, 3, -1))
+
+
+def test_local_map_corrects_what_is_not_linear():
+    """Two clouds of words, each with a map of its own: no linear map serves both, but the words nearby do."""
+    x = torch.cat([table(80, 6) + 10, table(80, 6, seed=1) - 10])
+    ways = draw(2, 6, 8, seed=3)
+    y, new = torch.cat([x[:80] @ ways[0], x[80:] @ ways[1]]), table(20, 6, seed=4) + 10
+    errors = {name: (learnt(new) - new @ ways[0]).norm() for name, learnt in
+              {"linear": ridge_map(x, y)[0], "local": local_map(x, y, neighbours=80, local_ridge=1e-6)}.items()}
+    assert errors["local"] < 0.01 * errors["linear"]
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_local_map_leaves_an_affine_map_as_it_is(widths):
+    x, matrix, new = table(40, widths[0]), draw(*widths, seed=3), table(9, widths[0], seed=6)
+    torch.testing.assert_close(local_map(x, x @ matrix + 2)(new), new @ matrix + 2)
 
 
 @pytest.mark.parametrize("widths", [(6, 6), (4, 7)])

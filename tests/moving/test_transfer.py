@@ -149,7 +149,8 @@ def test_one_ridge_is_chosen_for_all_prompts(toys, center, top_k):
 @pytest.mark.parametrize(("method", "options"), [
     ("closed-form", {"ridge": 0.0}), ("closed-form", {"ridge": 0.1, "center": True, "top_k": 30}),
     ("gradient", {"steps": 20}), ("gradient", {"steps": 20, "normalize": "affine-in-loss", "top_k": 30}),
-    ("linear", {"ridge": 0.1}), ("procrustes", {"whiten": True}), ("projector", {"epochs": 2}),
+    ("linear", {"ridge": 0.1}), ("local", {"neighbours": 20}), ("procrustes", {"whiten": True}),
+    ("projector", {"epochs": 2}),
     ("weighted-sum", {"top_k": 3, "normalize": "norm-preserving"}), ("discretize", {}), ("copy", {}), ("random", {})])
 def test_transfer_many_is_transfer_one_by_one(toys, method, options):
     lms = {"source": toys["bert"], "target": toys["gpt2"]}
