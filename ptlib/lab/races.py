@@ -158,7 +158,8 @@ def optiprompt_tuning(lm: LanguageModel, task: Task, *, num_vectors: int = 5, ep
     optimizer, schedule = scheduled_adamw([vectors], lr, steps)
     every = max(1, steps // epochs // 3)
     best, kept, step, began = -1.0, vectors.detach().clone(), 0, time.perf_counter()
-    with all_weights_training(lm):
+    with torch.random.fork_rng(), all_weights_training(lm):
+        torch.manual_seed(seed)  # of dropout
         for _ in range(epochs):
             for rows in torch.randperm(len(train), generator=generator).split(TRAIN_BATCH):
                 layouts = Template(template).layout(lm, [train[i].subject for i in rows])
