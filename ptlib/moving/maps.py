@@ -120,6 +120,9 @@ def local_map(x: Tensor, y: Tensor, *, neighbours: int = 500, local_ridge: float
         neighbours: how many words correct a vector; all if there are fewer.
         local_ridge: of C, relative to the mean square length of x − x̄. As it grows, only ē is left of the correction.
         seed: of the anchors that are held out to choose the ridge of f.
+
+    Returns:
+        The map, from vectors (..., d_s) to (..., d_t) float64.
     """
     regression, _ = ridge_map(x, y, seed=seed)
     x, y = x.double(), y.double()
