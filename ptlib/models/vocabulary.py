@@ -155,7 +155,12 @@ class Vocabulary:
 
     @property
     def words(self) -> dict[str, int]:
-        """{word: id} of the vocabulary's whole words, in order of id, without word pieces and symbols."""
+        """{word: id} of the vocabulary's whole words, in order of id, without word pieces and symbols.
+
+        Raises:
+            ModelLoadError: the tokenizer splits most of its whole words, so it is not the one that the model was
+                trained with.
+        """
         return self.words_at(" ")
 
     def words_at(self, place: str) -> dict[str, int]:
@@ -199,19 +204,28 @@ class Vocabulary:
         mixed = [i for part, tokens in zip(parts, read, strict=True) if tokens != part for i in part]
         own = self.word_ids(map(spelled.__getitem__, mixed))
         no_words = {i for i, found in zip(mixed, own, strict=True) if found != i}.union(self.tokenizer.all_special_ids)
+        if self._marks_words and 4 * len(no_words) > 3 * len(spelled):
+            raise ModelLoadError(f"the tokenizer of {self.name} splits {len(no_words)} of the {len(spelled)} whole "
+                                 "words in its vocabulary; expected it to keep nearly all of them. It was probably "
+                                 "converted wrongly: correct its tokenizer.json, or for a GGUF file upgrade "
+                                 "transformers (before 5.18, it cannot join the pieces of Gemma's words)")
         return {word: i for i, word in spelled.items() if i < self.vocab_size and i not in no_words}
+
+    @property
+    def _marks_words(self) -> bool:
+        """Whether a mark in a token tells that it begins or ends a word, as in BPE and Unigram."""
+        return self.tokenizer.is_fast and any(self._marks) and isinstance(
+            self.tokenizer.backend_tokenizer.model, (models.BPE, models.Unigram))
 
     @property
     def _word_forms(self) -> Sequence[int]:
         """The tokens that have the form of a whole word after a space.
 
-        The tokens of BPE and Unigram contain the mark of the space, but for those that were added to the vocabulary.
+        They contain the mark of the space, if tokens do, but for those that were added to the vocabulary.
         """
         before, after = self._marks
-        every = range(len(self.tokenizer))
-        if not self.tokenizer.is_fast or not before + after or not isinstance(
-                self.tokenizer.backend_tokenizer.model, (models.BPE, models.Unigram)):
-            return every
+        if not self._marks_words:
+            return range(len(self.tokenizer))
         added = set(self.tokenizer.get_added_vocab().values())
         return [i for i, token in self.tokens.items()
                 if i in added or (token.startswith(before) and token.endswith(after))]

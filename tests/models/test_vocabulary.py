@@ -11,7 +11,17 @@ from families import LETTERS, SMALL, WORDS, begin, pieces, tokenizer_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from ptlib import AnchorError, Example, LanguageModel, Prompt, TaskError, evaluate, random_prompt, shared_anchors
+from ptlib import (
+    AnchorError,
+    Example,
+    LanguageModel,
+    ModelLoadError,
+    Prompt,
+    TaskError,
+    evaluate,
+    random_prompt,
+    shared_anchors,
+)
 from ptlib.models.vocabulary import LARGE, Vocabulary
 from ptlib.prompts.templates import Template
 
@@ -284,6 +294,20 @@ def test_a_vocabulary_without_words_says_so():
         evaluate(lm, random_prompt(lm), [Example("France", "Paris")])
     with pytest.raises(AnchorError, match="share 0 words"):
         shared_anchors(lm)
+
+
+def without_merges() -> Tokenizer:
+    """BPE whose words lack the merges that make them, as in a file that was converted wrongly."""
+    tokens = dict.fromkeys([*SPECIAL, "▁", *LETTERS, "▁a", *("▁" + word for word in WORDS)])
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [("▁", "a")], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+def test_a_tokenizer_that_splits_its_own_words_is_refused():
+    with pytest.raises(ModelLoadError, match=rf"toy splits \d+ of the {len(WORDS) + 1} whole words"):
+        _ = lm_of(without_merges()).words
 
 
 # --- the place ----------------------------------------------------------------------------------
