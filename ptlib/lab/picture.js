@@ -6,6 +6,7 @@
 
 const SIDES = ["source", "target"];
 const WIDTH = 340, HEIGHT = 270, MARGIN = 16; // of a map, in its own units
+const SHARPNESS = 2; // pixels of a map's canvas in such a unit
 
 // Cosines from 0 to 1, light to dark: a fixed scale, the same as in the static figure (seaborn's crest).
 const SCALE = ["#a5cd90", "#7dba91", "#5aa68f", "#40938d", "#287f8c", "#1c6a88", "#23547f", "#2c3172"];
@@ -29,17 +30,23 @@ const section = (name, heading, ...children) =>
 
 // --- the linked map ---------------------------------------------------------------------------------
 
-/** Both maps, with `recolour()` for new cosines, `stars()` for new vectors, and `light(word)` for one word. */
+/** Both maps: `build()` for new words, `update()` for new cosines and vectors, and `light(what)`.
+ *
+ * The words are on a canvas, as thousands of circles in the page would take a quarter of a second a turn; the stars, and
+ * what is lit, lie over it.
+ */
 function linkedMap(model) {
   const maps = {}, caption = make("p", { class: "caption", "aria-live": "polite" });
   const places = {}; // {side: [[x, y] of each word, in the units of the map]}
-  let dots = {}, words = [], columns = new Map(), scale = {};
+  let words = [], columns = new Map(), scale = {};
 
   for (const side of SIDES) {
-    const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+    const canvas = make("canvas", { width: WIDTH * SHARPNESS, height: HEIGHT * SHARPNESS, role: "img" });
+    const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, make("g", { class: "stars" }), make("g", { class: "lit" }));
     svg.addEventListener("pointermove", (event) => light(nearest(side, event)));
     svg.addEventListener("pointerleave", () => light(null));
-    maps[side] = { svg, title: make("h5") };
+    const title = make("h5"), node = make("figure", {}, title, make("div", { class: "plane" }, canvas, svg));
+    maps[side] = { canvas, svg, title, node };
   }
 
   function build() {
@@ -57,12 +64,9 @@ function linkedMap(model) {
         return MARGIN + (axis ? 1 - share : share) * (size - 2 * MARGIN);
       });
       places[side] = points.map(scale[side]);
-      dots[side] = places[side].map(([cx, cy], i) =>
-        make("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: 2, "data-word": words[i] }));
-      const { svg, title } = maps[side];
+      const { canvas, title } = maps[side];
       title.textContent = `${map.names?.[side] ?? side} (${side})`;
-      svg.setAttribute("aria-label", `Map of ${words.length} shared words in ${map.names?.[side]}; stars are the prompt's vectors`);
-      svg.replaceChildren(make("g", {}, ...dots[side]), make("g", { class: "stars" }), make("g", { class: "lit" }));
+      canvas.setAttribute("aria-label", `Map of ${words.length} shared words in ${map.names?.[side]}; stars are the prompt's vectors`);
     }
     light(null);
   }
@@ -80,17 +84,25 @@ function linkedMap(model) {
     return star !== null ? { star } : word !== null ? { word: words[word] } : null;
   }
 
-  function recolour() {
-    const { cosines } = model.get("shown");
+  /** The cosines of a word, by its column, to the vectors of one side. */
+  function cosines(side, column) {
+    const shown = model.get("shown"), vectors = shown.stars?.[side].length ?? 0;
+    return (shown.cosines?.[side] ?? []).slice(column * vectors, (column + 1) * vectors).map((percent) => percent / 100);
+  }
+
+  /** The words, each coloured by its highest cosine to a vector, and near ones above the others. */
+  function dots() {
     for (const side of SIDES) {
-      const order = [];
-      dots[side].forEach((dot, i) => {
-        const highest = Math.max(0, ...(cosines?.[side]?.[i] ?? [])) / 100;
-        dot.setAttribute("fill", colour(highest));
-        dot.setAttribute("r", (1.3 + 2.5 * highest).toFixed(1));
-        if (highest > 0.35) order.push(dot);
-      });
-      order.forEach((dot) => dot.parentNode.append(dot)); // near words above the others
+      const context = maps[side].canvas.getContext("2d");
+      const highest = places[side].map((_, i) => Math.max(0, ...cosines(side, i)));
+      context.setTransform(SHARPNESS, 0, 0, SHARPNESS, 0, 0);
+      context.clearRect(0, 0, WIDTH, HEIGHT);
+      for (const i of [...highest.keys()].sort((a, b) => highest[a] - highest[b])) {
+        context.beginPath();
+        context.arc(...places[side][i], 1.3 + 2.5 * highest[i], 0, 2 * Math.PI);
+        context.fillStyle = colour(highest[i]);
+        context.fill();
+      }
     }
   }
 
@@ -111,7 +123,7 @@ function linkedMap(model) {
 
   /** Light a word, or a vector and its nearest words, on both sides; null puts all lights out. */
   function light(what) {
-    const { cosines, nearest: near } = model.get("shown"), lines = [];
+    const { nearest: near } = model.get("shown"), lines = [];
     const lit = { source: [], target: [] };
     if (what?.word !== undefined) for (const side of SIDES) lit[side] = [what.word];
     if (what?.star !== undefined) for (const side of SIDES) lit[side] = near.filter((row) => row.vector === what.star + 1).map((row) => row[side][0]);
@@ -124,7 +136,7 @@ function linkedMap(model) {
       }));
       maps[side].svg.querySelectorAll(".stars > g").forEach((star, i) => star.classList.toggle("on", what?.star === i));
       if (what?.word !== undefined && columns.has(what.word)) {
-        lines.push(`${side}: ${cosines[side][columns.get(what.word)].map((c) => (c / 100).toFixed(2)).join(", ")}`);
+        lines.push(`${side}: ${cosines(side, columns.get(what.word)).map((c) => c.toFixed(2)).join(", ")}`);
       }
     }
     caption.textContent = what === null ? "Point at a word or a star: the same lights up on the other side."
@@ -135,8 +147,8 @@ function linkedMap(model) {
   const legend = make("div", { class: "scale" }, "highest cosine to a vector: 0", make("span", {},
     ...SCALE.map((step) => make("i", { style: `background:${step}` }))), "1   ★ the prompt's vectors");
   const node = section("map", "Shared words in both spaces",
-    make("div", { class: "pair" }, ...SIDES.map((side) => make("figure", {}, maps[side].title, maps[side].svg))), legend, caption);
-  return { node, build, light, update() { recolour(); stars(); } };
+    make("div", { class: "pair" }, ...SIDES.map((side) => maps[side].node)), legend, caption);
+  return { node, build, light, update() { dots(); stars(); } };
 }
 
 // --- the mixture's bars -----------------------------------------------------------------------------
