@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,62 +91,95 @@ def refine_many(prompts: Mapping[Any, Prompt], lm: LanguageModel, *, mode: str =
             begins like that of another class.
         NotFiniteError: the loss or the logits of a step are not finite.
     """
-    if batch_size < 1:
-        raise PromptTransferError(f"batch_size={batch_size}; expected at least one input or example in a step")
     given = {"source": source, "teacher": teacher, "inputs": inputs, "candidates": candidates, "examples": examples}
-    if decline and mode == "few-shot":
-        raise PromptTransferError("mode='few-shot' does not use decline: there is no source that may know less")
-    _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None})
+    _check(prompts, lm, mode, {name: value for name, value in given.items() if value is not None}, batch_size, decline)
     template = Template(common_template(prompts.values()))
     sources = [source] if isinstance(source, LanguageModel) else list(source or ())
-    words = shared_anchors(*sources, lm).words if sources else ()
-    trainees = {}
-    dropped: dict[Any, dict[str, dict[str, int]]] = {name: {"examples": {}} for name in prompts}
-    read, asked = dict.fromkeys(prompts, 0), dict.fromkeys(prompts, 0)
-    for name, prompt in prompts.items():
-        generator = salted_generator(seed, f"{mode} {prompt.task}")
-        if mode == "distill":
-            assert teacher is not None
-            given_teacher = teacher[name]
-            teachers = [given_teacher] if isinstance(given_teacher, Prompt) else list(given_teacher)
-            order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
-            subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs[name]))
-            meant = words if candidates is None else candidates[name]
-            learnt, judged = _taught(lm, template, subjects, sources, teachers, meant, generator)
-            if candidates is not None and len(learnt.candidates) < len(meant):
-                dropped[name]["candidates"] = {"not one token of every LM": len(meant) - len(learnt.candidates)}
-            read[name] = len(subjects) * len(sources)
-            if decline:
-                asked[name] = len(subjects)
-                own = candidate_distributions(lm, prompt, subjects, learnt.candidates)
-                if confidence(own) > confidence(torch.cat([learnt.targets, judged.targets])):
-                    continue
-        else:
-            assert examples is not None
-            [learnt], dropped[name]["examples"] = labelled([lm], template, examples[name])
-            judged = learnt
-            if not learnt.layouts:
-                raise TaskError(f"{name!r} has {len(examples[name])} examples, but none with an object that is one "
-                                f"token of {lm.name}; give at least one that has")
-        vectors = FreeVectors(prompt.vectors.clone().to(lm.device))
-        trainees[name] = Trainee(vectors, [learnt], [judged], generator, batch_size)
+    generators = {name: salted_generator(seed, f"{mode} {prompt.task}") for name, prompt in prompts.items()}
+    if mode == "distill":
+        assert teacher is not None
+        words = shared_anchors(*sources, lm).words
+        lessons = {name: _distillation(prompt, lm, template, sources, teacher[name], words,
+                                       None if inputs is None else inputs[name],
+                                       None if candidates is None else candidates[name], generators[name], decline)
+                   for name, prompt in prompts.items()}
+    else:
+        assert examples is not None
+        lessons = {name: _few_shot(name, lm, template, examples[name]) for name in prompts}
+    trainees = {name: Trainee(FreeVectors(prompts[name].vectors.clone().to(lm.device)), [lesson.learnt],
+                              [lesson.judged], generators[name], batch_size)
+                for name, lesson in lessons.items() if not lesson.declined}
     epochs = EPOCHS[mode] if epochs is None else epochs
     for alike in together(trainees.values()):
         train([lm], alike, tables=[None], epochs=epochs, lr=lr, noise=0.0, progress=progress,
               desc=f"refining {len(alike)} prompts on {lm.name}")
     refined = {}
-    for name, prompt in prompts.items():
-        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(source_lm.name for source_lm in sources), train=0,
-                         forwards=asked[name], backwards=0, source_forwards=read[name],
-                         dropped=dropped[name], declined=True, batch_size=batch_size, start=prompt.meta)
-        if name in trainees:
-            trainee = trainees[name]
-            record = replace(record, train=len(trainee.train[0].layouts), forwards=asked[name] + trainee.forwards,
-                             backwards=trainee.backwards, declined=False)
-            prompt = Prompt(trainee.prompt.on(None).detach().cpu(), template.text, lm.name, lm.fingerprint,
-                            prompt.task)
-        refined[name] = replace(prompt, meta=record.as_json())
+    for name, lesson in lessons.items():
+        record = Refined(mode, epochs, lr, seed=seed, sources=tuple(of.name for of in sources), train=0,
+                         forwards=lesson.forwards, backwards=0, source_forwards=lesson.source_forwards,
+                         dropped=lesson.dropped, declined=lesson.declined, batch_size=batch_size,
+                         start=prompts[name].meta)
+        refined[name] = _finished(prompts[name], trainees.get(name), record)
     return refined
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What one prompt learns from.
+
+    Attributes:
+        learnt, judged: the examples that it is trained on, and those that the best epoch is chosen on.
+        dropped: {what: {reason: how many were not used}}.
+        source_forwards: sequences that the sources have read for it.
+        forwards: sequences that the target has read before the training.
+        declined: the prompt stays as it is.
+    """
+
+    learnt: Data
+    judged: Data
+    dropped: dict[str, dict[str, int]]
+    source_forwards: int = 0
+    forwards: int = 0
+    declined: bool = False
+
+
+def _distillation(prompt: Prompt, lm: LanguageModel, template: Template, sources: Sequence[LanguageModel],
+                  teacher: Prompt | Sequence[Prompt], words: Sequence[str], inputs: Sequence[str] | None,
+                  candidates: Sequence[LabelWord] | None, generator: torch.Generator, decline: bool) -> Lesson:
+    """The sources' answers to unlabelled inputs; see ``refine_many``."""
+    teachers = [teacher] if isinstance(teacher, Prompt) else list(teacher)
+    order = torch.randperm(len(words), generator=generator)[:PLAIN_WORDS].tolist()
+    subjects = [words[i] for i in order] if inputs is None else list(dict.fromkeys(inputs))
+    meant = words if candidates is None else candidates
+    learnt, judged = _taught(lm, template, subjects, sources, teachers, meant, generator)
+    dropped: dict[str, dict[str, int]] = {"examples": {}}
+    if candidates is not None and len(learnt.candidates) < len(meant):
+        dropped["candidates"] = {"not one token of every LM": len(meant) - len(learnt.candidates)}
+    lesson = Lesson(learnt, judged, dropped, source_forwards=len(subjects) * len(sources))
+    if not decline:
+        return lesson
+    own = candidate_distributions(lm, prompt, subjects, learnt.candidates)
+    surer = confidence(own) > confidence(torch.cat([learnt.targets, judged.targets]))
+    return replace(lesson, forwards=len(subjects), declined=surer)
+
+
+def _few_shot(name: Any, lm: LanguageModel, template: Template, examples: Sequence[Example]) -> Lesson:
+    """Labelled examples, on which the best epoch is chosen, too."""
+    [learnt], dropped = labelled([lm], template, examples)
+    if not learnt.layouts:
+        raise TaskError(f"{name!r} has {len(examples)} examples, but none with an object that is one token of "
+                        f"{lm.name}; give at least one that has")
+    return Lesson(learnt, learnt, {"examples": dropped})
+
+
+def _finished(prompt: Prompt, trainee: Trainee | None, record: Refined) -> Prompt:
+    """The prompt after its training, with its record; a prompt that declined is as it was."""
+    if trainee is not None:
+        record = replace(record, train=len(trainee.train[0].layouts), forwards=record.forwards + trainee.forwards,
+                         backwards=trainee.backwards)
+        prompt = Prompt(trainee.prompt.on(None).detach().cpu(), prompt.template, prompt.lm_name, prompt.lm_fingerprint,
+                        prompt.task)
+    return replace(prompt, meta=record.as_json())
 
 
 def together(trainees: Iterable[Trainee]) -> list[list[Trainee]]:
@@ -187,11 +220,16 @@ def _taught(lm: LanguageModel, template: Template, subjects: Sequence[str], sour
     return learnt, judged
 
 
-def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: Mapping) -> None:
+def _check(prompts: Mapping[Any, Prompt], lm: LanguageModel, mode: str, given: Mapping, batch_size: int,
+           decline: bool) -> None:
+    if batch_size < 1:
+        raise PromptTransferError(f"batch_size={batch_size}; expected at least one input or example in a step")
     if not prompts:
         raise PromptTransferError("no prompts given; expected {name: Prompt} with at least one")
     if mode not in NEEDS:
         raise PromptTransferError(f"mode={mode!r}; expected one of {', '.join(NEEDS)}")
+    if decline and mode == "few-shot":
+        raise PromptTransferError("mode='few-shot' does not use decline: there is no source that may know less")
     if missing := NEEDS[mode] - {name for name, value in given.items() if value}:
         lacking = min(missing)
         raise PromptTransferError(f"mode={mode!r} with {lacking}={given.get(lacking)}; it needs "
