@@ -32,8 +32,8 @@ const section = (name, heading, ...children) =>
 
 /** Both maps: `build()` for new words, `update()` for new cosines and vectors, and `light(what)`.
  *
- * The words are on a canvas, as thousands of circles in the page would take a quarter of a second a turn; the stars, and
- * what is lit, lie over it.
+ * The words are on a canvas, as a page with thousands of circles takes twice as long to draw; the stars, and what is
+ * lit, lie over it.
  */
 function linkedMap(model) {
   const maps = {}, caption = make("p", { class: "caption", "aria-live": "polite" });
