@@ -34,6 +34,7 @@ from .sweep import store
 from .sweep.record import record
 from .tasks.loading import list_tasks, load_task, load_tasks, task_from_rows
 from .tasks.task import Example, Task
+from .tuning.averaging import average
 from .tuning.refinement import refine, refine_many
 from .tuning.tuning import starting_prompt, tune, tune_many, tune_seeds
 
@@ -42,9 +43,9 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS", "METRICS", "AnchorError", "Anchors", "Evaluation", "Example", "LanguageModel", "Mixture",
     "ModelLoadError", "NotFiniteError", "Prompt", "PromptLoadError", "PromptMismatchError", "PromptTransferError",
-    "SweepError", "Task", "TaskError", "agreement", "calibrate", "calibrate_contextually", "demonstrate", "encode",
-    "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task", "load_tasks",
-    "manual_prompt", "per_evaluation", "per_relation", "random_prompt", "record", "refine", "refine_many",
+    "SweepError", "Task", "TaskError", "agreement", "average", "calibrate", "calibrate_contextually", "demonstrate",
+    "encode", "evaluate", "evaluate_majority", "evaluate_many", "list_lms", "list_tasks", "load_lm", "load_task",
+    "load_tasks", "manual_prompt", "per_evaluation", "per_relation", "random_prompt", "record", "refine", "refine_many",
     "relation_mean", "select", "set_progress", "shared_anchors", "starting_prompt", "store", "summarize",
     "summarize_relations", "task_from_rows", "transfer", "transfer_many", "tune", "tune_many", "tune_seeds",
 ]

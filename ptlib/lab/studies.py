@@ -31,6 +31,7 @@ from ..prompts.prompt import Prompt, demonstrated_prompt, manual_prompt
 from ..sweep import store
 from ..tasks.loading import load_tasks
 from ..tasks.task import Example, LabelWord, Task
+from ..tuning.averaging import average
 from ..tuning.refinement import refine_many
 from ..tuning.tuning import starting_prompt
 
@@ -173,6 +174,13 @@ class Study:
     def carry(self, prompts: Prompts, target: str) -> dict[Any, Prompt]:
         """Take mixtures of words to another LM. Unlike ``move``, this works for mixtures tuned on several LMs."""
         return {key: prompt.on(self.lms[target]) for key, prompt in prompts.items()}
+
+    def average(self, tuned: Sequence[Prompts], target: str) -> dict[str | None, Prompt]:
+        """Average each task's mixtures, of all seeds and sources, for the target: {task.name: Prompt}."""
+        of_task: dict[str | None, list[Prompt]] = {}
+        for prompt in (prompt for prompts in tuned for prompt in prompts.values()):
+            of_task.setdefault(prompt.task, []).append(prompt)
+        return {name: average(prompts, self.lms[target]) for name, prompts in of_task.items()}
 
     def teachers(self, *tuned: Mapping[str, Prompts]) -> dict[str, dict[Any, Prompt]]:
         """Of several {name: prompts}, for each LM and key the prompt with the best P@1 on its own dev examples."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-__all__ = ["Calibrated", "Carried", "Demonstrated", "Moved", "Origin", "Other", "Record", "Refined", "Reweighted",
-           "Selected", "Tuned", "history_of"]
+__all__ = ["Averaged", "Calibrated", "Carried", "Demonstrated", "Moved", "Origin", "Other", "Record", "Refined",
+           "Reweighted", "Selected", "Tuned", "history_of"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,35 @@ class Tuned(Record):
     @property
     def passes(self) -> int:
         return self.forwards + self.backwards
+
+
+@dataclass(frozen=True)
+class Averaged(Record):
+    """A mixture that ``average`` made of several.
+
+    Attributes:
+        parts: their records, which in JSON stand under ``KEY``.
+    """
+
+    KEY: ClassVar[str] = "averaged"
+
+    parts: tuple[Record, ...]
+
+    @property
+    def tuning_seed(self) -> int | None:
+        """The seed of the first part."""
+        return self.parts[0].tuning_seed
+
+    @property
+    def passes(self) -> int:
+        return sum(part.passes for part in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {self.KEY: [part.as_json() for part in self.parts]}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Self:
+        return cls(tuple(map(history_of, meta[cls.KEY])))
 
 
 @dataclass(frozen=True)
@@ -381,7 +410,7 @@ class Reweighted(Further):
 def history_of(meta: Mapping[str, Any]) -> Record:
     """The record in a prompt's ``meta``, which this version or ptlib 0.1.0 wrote."""
     kinds = (*((kind.KEY, kind) for kind in (Calibrated, Demonstrated, Selected, Carried, Reweighted)),
-             ("from", Refined), ("matching_loss", Moved), ("parameterization", Tuned))
+             ("from", Refined), ("matching_loss", Moved), (Averaged.KEY, Averaged), ("parameterization", Tuned))
     kind = next((kind for mark, kind in kinds if mark in meta), None)
     try:
         return Other(meta) if kind is None else kind.from_json(meta)

@@ -5,7 +5,7 @@ The weights mean the same in every LM that has the words, so a mixture can be co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,25 @@ class Mixture:
                                       "expected (m, words) and (m,)")
         if not (self.weights.isfinite().all() and self.gains.isfinite().all()):
             raise NotFiniteError("a mixture has weights or gains that are not finite; expected finite numbers")
+
+    @classmethod
+    def mean(cls, mixtures: Sequence[Mixture]) -> Mixture:
+        """The mixture of all their words whose weights and gains are the means of theirs.
+
+        A word that one of them does not have has no weight there.
+
+        Raises:
+            PromptMismatchError: they do not have equally many vectors.
+        """
+        counts = sorted({len(one.gains) for one in mixtures})
+        if len(counts) != 1:
+            raise PromptMismatchError(f"the mean of mixtures of {' and '.join(map(str, counts)) or 'no'} vectors; "
+                                      "expected at least one mixture, and the same num_vectors= in all")
+        columns = {word: i for i, word in enumerate(dict.fromkeys(word for one in mixtures for word in one.words))}
+        weights = torch.zeros(counts[0], len(columns))
+        for one in mixtures:
+            weights[:, [columns[word] for word in one.words]] += one.weights / len(mixtures)
+        return cls(tuple(columns), weights, torch.stack([one.gains for one in mixtures]).mean(0))
 
     def on(self, lm: LanguageModel) -> Tensor:
         """(m, d) the prompt vectors for ``lm``.
