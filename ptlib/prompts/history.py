@@ -376,6 +376,11 @@ class Carried(Further):
     lost_weight: float
     lacking: Mapping[str, float]
 
+    @property
+    def passes(self) -> int:
+        """0: the other LM is not run. What tuning cost, it cost on the first."""
+        return 0
+
     def as_json(self) -> dict[str, Any]:
         return {**self.before.as_json(), "lost_weight": self.lost_weight, "lacking": self.lacking}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import PromptMismatchError
 from ..models.lm import LanguageModel
-from ..prompts.history import Averaged, Carried
+from ..prompts.history import Averaged, Carried, Record
 from ..prompts.mixtures import Mixture
 from ..prompts.prompt import Prompt
 
@@ -44,5 +44,8 @@ def average(prompts: Sequence[Prompt], lm: LanguageModel) -> Prompt:
             raise PromptMismatchError(f"the prompts to average have {len(found)} different {what}s "
                                       f"({', '.join(found)}); expected the same in all")
     mixture = Mixture.mean([prompt.mixture for prompt in prompts if prompt.mixture is not None])
-    meta = Carried(Averaged(tuple(prompt.history for prompt in prompts)), **mixture.record(lm)).as_json()
-    return Prompt(mixture.on(lm).cpu(), prompts[0].template, lm.name, lm.fingerprint, prompts[0].task, meta, mixture)
+    record: Record = Averaged(tuple(prompt.history for prompt in prompts))
+    if any(prompt.lm_fingerprint != lm.fingerprint for prompt in prompts):
+        record = Carried(record, **mixture.record(lm))
+    return Prompt(mixture.on(lm).cpu(), prompts[0].template, lm.name, lm.fingerprint, prompts[0].task,
+                  record.as_json(), mixture)

@@ -46,6 +46,7 @@ def test_records_hold_those_before_them(chain):
     assert chain[Refined].history.sources == (chain[Tuned].lm_name,)
     assert chain[Selected].history.chosen in (chain[Refined].history, chain[Moved].history)
     assert chain[Carried].history.before == chain[Tuned].history
+    assert chain[Carried].history.passes == 0 < chain[Tuned].history.passes  # tuning ran the first LM alone
 
 
 def test_what_0_1_0_wrote_is_read():

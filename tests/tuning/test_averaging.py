@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptlib import Mixture, Prompt, PromptMismatchError, average, transfer, tune, tune_seeds
-from ptlib.prompts.history import Averaged
+from ptlib.prompts.history import Averaged, Carried
 
 QUICK = {"epochs": 1, "num_vectors": 2, "progress": False}
 
@@ -69,9 +69,11 @@ def test_it_goes_where_mixtures_go(toys, tuned):
 
 def test_its_record_holds_those_of_its_parts(toys, tuned, tmp_path):
     mean = average(tuned, toys["gpt2"])
+    assert isinstance(mean.history, Carried) and mean.history.passes == 0  # the other LM was not run
     assert mean.history.before == Averaged(tuple(prompt.history for prompt in tuned))
     assert mean.history.tuning_seed == 4
-    assert mean.history.passes == sum(prompt.history.passes for prompt in tuned) > 0
+    assert mean.history.before.passes == sum(prompt.history.passes for prompt in tuned) > 0
+    assert average(tuned, toys["bert"]).history == mean.history.before
     assert mean.history.lost_weight == mean.mixture.record(toys["gpt2"])["lost_weight"] > 0
     assert Prompt.load(mean.save(tmp_path / "mean.safetensors")).history == mean.history
 
