@@ -378,7 +378,7 @@ class Carried(Further):
 
     @property
     def passes(self) -> int:
-        """0: the other LM is not run. What tuning cost, it cost on the first."""
+        """0: it takes no run of the other LM. What tuning cost, on every LM that it ran, ``before`` says."""
         return 0
 
     def as_json(self) -> dict[str, Any]:
